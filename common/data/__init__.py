@@ -1,0 +1,1 @@
+"""Data folders, splits, checks, DICOM series, writers and generated cases."""

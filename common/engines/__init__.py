@@ -1,0 +1,1 @@
+"""Handlers and engines that MONAI and ignite do not have."""

@@ -1,0 +1,1 @@
+"""Metrics that MONAI does not have."""

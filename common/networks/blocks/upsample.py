@@ -1,0 +1,19 @@
+"""Linear upsampling by a whole factor, the same call in 2D and 3D."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+
+def upsample(features: Tensor, factor: int) -> Tensor:
+    """Bilinear or trilinear upsampling with pixel centres kept (``align_corners=False``).
+
+    Args:
+        features: float (B, C, [D,] H, W).
+        factor: whole factor per axis; 1 returns the tensor itself.
+    """
+    if factor == 1:
+        return features
+    mode = "trilinear" if features.dim() == 5 else "bilinear"
+    return F.interpolate(features, scale_factor=float(factor), mode=mode, align_corners=False)
