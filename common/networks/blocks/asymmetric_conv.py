@@ -111,8 +111,8 @@ class AsymmetricConv(nn.Module):
         """Deployment form of this module: a new module with the same output in evaluation mode."""
         weight = self.branches[0].conv.weight
         twin = AsymmetricConv(weight.dim() - 2, weight.shape[1], weight.shape[0], "none", fused=True)
-        twin.load_state_dict(self.state_dict())
-        return twin.to(weight.device, weight.dtype).train(self.training)
+        twin.to(weight.device, weight.dtype).load_state_dict(self.state_dict())
+        return twin.train(self.training)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if self.fused and f"{prefix}branches.0.conv.weight" in state_dict:

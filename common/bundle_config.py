@@ -1,0 +1,113 @@
+"""Finds mistyped settings, which MONAI accepts as new ones and then never uses."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow, ReferenceResolver
+from monai.bundle.utils import ID_SEP_KEY
+
+from common.errors import raise_problems
+
+logger = logging.getLogger(__name__)
+
+COMPLETE_FILES = ("train.json", "inference.json")
+SECTIONS = ("train", "validate")
+RUN_LISTS = ("initialize", "run", "finalize")
+
+
+def check_overrides() -> None:
+    """Refuse settings that nothing in the running configuration uses; first entry of ``initialize``.
+
+    Looks at top-level keys and at those directly under ``train`` and ``validate``, after merging files,
+    command line and tracking. A key is good if it stands in the bundle's own ``train.json`` or
+    ``inference.json`` (whichever this configuration is made of), if another item refers to it (``@key``), if
+    it is a list that the workflow runs, or if it begins with ``_``. The last is for a new key of an overlay
+    which only a macro (``%key``) reads: macros are already expanded here.
+
+    The configuration is that of the workflow that is just running this function, found on the call stack, so
+    command line, Python and MONAI Label are all served. Elsewhere, or for a configuration that is based on
+    neither file, nothing is checked.
+
+    Raises:
+        InputError: names every unknown setting and the nearest known one.
+    """
+    workflow = _running_workflow()
+    if workflow is None:
+        logger.debug("settings not checked: no workflow is running")
+        return
+    config = workflow.parser.get()
+    complete = _complete_configs(Path(workflow.config_root_path))
+    bases = {name: base for name, base in complete.items() if set(base) <= set(config)}
+    if not bases:
+        logger.debug(
+            "settings not checked: based on neither %s in %s", COMPLETE_FILES, workflow.config_root_path
+        )
+        return
+    known = {path for base in bases.values() for path in _settings(base)}
+    known |= {*RUN_LISTS, workflow.init_id, workflow.run_id, workflow.final_id}
+    references = list(_references(config))
+    unknown = [
+        path
+        for path in _settings(config)
+        if path not in known and not path.startswith("_") and not _is_used(path, references)
+    ]
+    raise_problems("configuration", [_describe(path, known, complete) for path in unknown])
+
+
+def _running_workflow() -> ConfigWorkflow | None:
+    frame = inspect.currentframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, ConfigWorkflow):
+            return owner
+        frame = frame.f_back
+    return None
+
+
+def _complete_configs(folder: Path) -> dict[str, dict[str, Any]]:
+    files = [folder / name for name in COMPLETE_FILES]
+    return {file.name: json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()}
+
+
+def _settings(config: Mapping[str, Any]) -> list[str]:
+    nested = [f"{name}{ID_SEP_KEY}{key}" for name in SECTIONS for key in config.get(name, {})]
+    return [*config, *nested]
+
+
+def _references(config: Any, source: str = "") -> Iterator[tuple[str, str]]:
+    """All ``@`` references as pairs: path of the item that refers, path it refers to."""
+    if isinstance(config, str):
+        yield from ((source, target) for target in ReferenceResolver.match_refs_pattern(config))
+    elif isinstance(config, (dict, list)):
+        for _, path, item in ReferenceResolver.iter_subconfigs(source, config):
+            yield from _references(item, path)
+
+
+def _is_used(path: str, references: list[tuple[str, str]]) -> bool:
+    return any(
+        not _contains(path, source) and (_contains(path, target) or _contains(target, path))
+        for source, target in references
+    )
+
+
+def _contains(outer: str, inner: str) -> bool:
+    return inner == outer or inner.startswith(outer + ID_SEP_KEY)
+
+
+def _describe(path: str, known: set[str], complete: Mapping[str, Mapping[str, Any]]) -> str:
+    homes = [name for name, config in complete.items() if path in _settings(config)]
+    if homes:
+        return f"setting {path!r} belongs to {homes[0]}: nothing in this configuration uses it"
+    by_name: dict[str, list[str]] = {}
+    for candidate in sorted(known):
+        by_name.setdefault(candidate.split(ID_SEP_KEY)[-1], []).append(candidate)
+    nearest = difflib.get_close_matches(path.split(ID_SEP_KEY)[-1], by_name, n=1)
+    advice = f" Did you mean {' or '.join(map(repr, by_name[nearest[0]]))}?" if nearest else ""
+    return f"unknown setting {path!r}: nothing in the configuration uses it.{advice}"

@@ -1,0 +1,227 @@
+"""From a downloaded data folder to a list of cases, one function per data set.
+
+A case is a dict of strings: ``id``, ``image`` and ``label`` (absolute paths), and where the data set says so
+``group`` (the patient: cases of one group must stay together) or ``split`` (the official role).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.data.image_files import existing_folder, image_id, list_images
+from common.errors import InputError, raise_problems
+
+Case = dict[str, str]
+
+_ISIC2017_FOLDERS = {"training": "Training", "validation": "Validation", "test": "Test_v2"}
+
+logger = logging.getLogger(__name__)
+
+
+def mmwhs_ct(dataset_dir: str) -> list[Case]:
+    """The labeled CT volumes of MM-WHS 2017: ``ct_train/ct_train_1001_image.nii.gz``, ``..._label.nii.gz``.
+
+    Args:
+        dataset_dir: the folder that contains ``ct_train``, or ``ct_train`` itself.
+
+    Returns:
+        Cases sorted by id (``ct_train_1001``, ...).
+
+    Raises:
+        InputError: no such folder, no such files, an image without label or the reverse.
+    """
+    folder = existing_folder(dataset_dir)
+    if (folder / "ct_train").is_dir():
+        folder = folder / "ct_train"
+    files = list_images(folder)
+    images = _by_id([path for path in files if image_id(path).endswith("_image")], ["_image"])
+    labels = _by_id([path for path in files if image_id(path).endswith("_label")], ["_label"])
+    return _paired(folder, images, labels)
+
+
+def isic2017(dataset_dir: str) -> list[Case]:
+    """ISIC 2017, part 1 (lesion segmentation), with the official roles in ``split``.
+
+    Superpixel images and tables are left out. The validation and test folders may be absent; of a test set
+    that is only partly there, the complete pairs are taken and the rest is counted in a log message.
+
+    Args:
+        dataset_dir: the folder with ``ISIC-2017_Training_Data``, ``ISIC-2017_Training_Part1_GroundTruth``,
+            and the same for ``Validation`` and ``Test_v2``.
+
+    Returns:
+        Cases with ``split`` training, validation or test, in this order, each sorted by id.
+
+    Raises:
+        InputError: no such folders, no such files, an image without mask or the reverse, an id in two roles.
+    """
+    root = existing_folder(dataset_dir)
+    cases: list[Case] = []
+    for role, name in _ISIC2017_FOLDERS.items():
+        image_dir, mask_dir = root / f"ISIC-2017_{name}_Data", root / f"ISIC-2017_{name}_Part1_GroundTruth"
+        if role != "training" and not (image_dir.is_dir() and mask_dir.is_dir()):
+            logger.warning("%s: no %s images and masks, so this part is left out", root, role)
+            continue
+        images = list_images(existing_folder(image_dir))
+        images = _by_id([path for path in images if not path.stem.endswith("_superpixels")], [])
+        masks = _by_id(list_images(existing_folder(mask_dir)), ["_segmentation"])
+        if role == "test":
+            images, masks = _complete_pairs(root, images, masks)
+        cases += [{**case, "split": role} for case in _paired(image_dir, images, masks)]
+    _refuse_repeats(root, [case["id"] for case in cases])
+    return cases
+
+
+def image_mask_folder(
+    dataset_dir: str,
+    group_pattern: str | None = None,
+    image_dir: str | None = None,
+    mask_dir: str | None = None,
+) -> list[Case]:
+    r"""A folder of images and a folder of masks with the same names.
+
+    A mask may carry ``_mask``, ``_segmentation`` or ``_label`` after the name of its image, and another file
+    suffix.
+
+    Args:
+        dataset_dir: the folder that contains both.
+        group_pattern: regular expression searched in each id; its first group, or the whole match, is the
+            patient. ``"^(\d+)_"`` keeps the slices ``103_1036`` and ``103_1049`` together. None: each image
+            for itself.
+        image_dir: name of the image folder; None takes ``images``.
+        mask_dir: name of the mask folder; None takes ``masks``, or else ``labels``.
+
+    Returns:
+        Cases sorted by id, with ``group`` if there is a pattern.
+
+    Raises:
+        InputError: no such folder, no images, an image without mask or the reverse, two images of one name,
+            or an id that the pattern does not match.
+    """
+    root = existing_folder(dataset_dir)
+    image_folder = existing_folder(root / (image_dir or "images"))
+    default = "masks" if (root / "masks").is_dir() or not (root / "labels").is_dir() else "labels"
+    mask_folder = existing_folder(root / (mask_dir or default))
+    images = _by_id(list_images(image_folder), [])
+    masks = _by_id(list_images(mask_folder), ["_mask", "_segmentation", "_label"], wanted=images)
+    cases = _paired(image_folder, images, masks)
+    return cases if group_pattern is None else _grouped(cases, group_pattern)
+
+
+def msd(dataset_dir: str) -> list[Case]:
+    """A data set in the layout of the Medical Segmentation Decathlon: ``training`` in ``dataset.json``.
+
+    Args:
+        dataset_dir: the folder with ``dataset.json``; the paths in it are relative to this folder.
+
+    Returns:
+        Cases sorted by id (the file name without suffix). Images under ``test`` are left out.
+
+    Raises:
+        InputError: no readable ``dataset.json``, an empty list, or listed files that do not exist.
+    """
+    root, description = _msd_description(dataset_dir)
+    entries = description.get("training")
+    if not isinstance(entries, list) or not all(
+        isinstance(e, dict) and {"image", "label"} <= e.keys() for e in entries
+    ):
+        raise InputError(
+            f'{root / "dataset.json"}: expected "training": [{{"image": ..., "label": ...}}, ...]'
+        )
+    pairs = [(root / entry["image"], root / entry["label"]) for entry in entries]
+    pairs = [pair for pair in pairs if not pair[0].name.startswith("._")]
+    missing = [path for pair in pairs for path in pair if not path.is_file()]
+    raise_problems(f"{root / 'dataset.json'} lists files that do not exist", [str(path) for path in missing])
+    images = _by_id([image for image, _ in pairs], [])
+    labels = {image_id(image): label for image, label in pairs}
+    return _paired(root, images, labels)
+
+
+def msd_class_names(dataset_dir: str) -> list[str]:
+    """Foreground names of an MSD data set, in class order, background left out.
+
+    Raises:
+        InputError: ``labels`` in ``dataset.json`` is not ``{"0": "background", "1": ..., "2": ...}``.
+    """
+    root, description = _msd_description(dataset_dir)
+    names = description.get("labels")
+    expected = [str(index) for index in range(len(names))] if isinstance(names, dict) else []
+    if len(expected) < 2 or sorted(names) != sorted(expected):
+        raise InputError(
+            f'{root / "dataset.json"}: expected "labels": {{"0": "background", "1": ...}}, found {names}'
+        )
+    return [names[key] for key in expected[1:]]
+
+
+def _msd_description(dataset_dir: str) -> tuple[Path, dict]:
+    """The folder and the content of its ``dataset.json``."""
+    root = existing_folder(dataset_dir)
+    try:
+        description = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{root / 'dataset.json'}: expected a readable JSON file, found: {error}") from error
+    if not isinstance(description, dict):
+        raise InputError(
+            f"{root / 'dataset.json'}: expected a JSON object, found {type(description).__name__}"
+        )
+    return root, description
+
+
+def _by_id(
+    files: Sequence[Path], endings: Sequence[str], wanted: dict[str, Path] | None = None
+) -> dict[str, Path]:
+    """Files by stem, less one of ``endings`` unless the whole stem is ``wanted`` (an image id)."""
+    found: dict[str, Path] = {}
+    repeats = []
+    for path in files:
+        stem = image_id(path)
+        ending = next((e for e in endings if stem.endswith(e)), "")
+        case_id = stem if wanted is not None and stem in wanted else stem.removesuffix(ending)
+        if case_id in found:
+            repeats.append(f"{path}: same id as {found[case_id].name}")
+        found[case_id] = path
+    raise_problems("expected one file per case id", repeats)
+    return found
+
+
+def _paired(folder: Path, images: dict[str, Path], labels: dict[str, Path]) -> list[Case]:
+    """Cases from images and labels of the same ids, sorted; every file without partner is reported."""
+    problems = [f"{images[i]}: no label found for this image" for i in sorted(images.keys() - labels.keys())]
+    problems += [f"{labels[i]}: no image found for this label" for i in sorted(labels.keys() - images.keys())]
+    raise_problems(f"{folder}: every image needs a label", problems)
+    if not images:
+        raise InputError(f"{folder}: expected images with labels, found none")
+    return [{"id": i, "image": str(images[i]), "label": str(labels[i])} for i in sorted(images)]
+
+
+def _complete_pairs(
+    root: Path, images: dict[str, Path], masks: dict[str, Path]
+) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Both dicts reduced to their common ids."""
+    common = images.keys() & masks.keys()
+    left_out = len(images.keys() | masks.keys()) - len(common)
+    if left_out:
+        logger.warning("%s: %d test file(s) without partner are left out", root, left_out)
+    return {i: images[i] for i in common}, {i: masks[i] for i in common}
+
+
+def _grouped(cases: list[Case], pattern: str) -> list[Case]:
+    """The cases with ``group`` taken from their ids."""
+    matches = [re.search(pattern, case["id"]) for case in cases]
+    unmatched = [f"{case['id']}: no match" for case, match in zip(cases, matches) if match is None]
+    raise_problems(f'group_pattern "{pattern}" must match every id', unmatched)
+    return [
+        {**case, "group": match[1] if match.re.groups else match[0]} for case, match in zip(cases, matches)
+    ]
+
+
+def _refuse_repeats(root: Path, ids: Sequence[str]) -> None:
+    """Raise if an id occurs twice."""
+    repeats = (
+        sorted({case_id for case_id in ids if ids.count(case_id) > 1}) if len(set(ids)) < len(ids) else []
+    )
+    raise_problems(f"{root}: expected every id in one role only", repeats)

@@ -1,0 +1,131 @@
+"""Training and validation cases: drawn once from a seed, written down as ids, and reused from then on."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from monai.config import PathLike
+
+from common.data.image_files import joined
+from common.data.layouts import Case
+from common.data.writers import atomic_path
+from common.errors import InputError, raise_problems
+
+Roles = dict[str, list[str]]
+
+
+def seeded_split(
+    cases: Sequence[Case],
+    split_file: PathLike,
+    seed: int = 0,
+    num_folds: int = 5,
+    fold: int = 0,
+    held_out_role: str = "validation",
+) -> dict[str, list[Case]]:
+    """Split cases into training and validation, and keep the result in a file of ids.
+
+    Without official roles the groups (or ids) are sorted, shuffled by ``random.Random(seed)`` and cut into
+    contiguous folds counted from the end: 20 cases in 5 folds give the last 4 to fold 0. Every process that
+    computes the split of the same cases gets the same one, so that several may run at once.
+
+    Args:
+        cases: with ``id`` and, if any, ``group`` (never divided) or ``split`` (the official role, then obeyed).
+        split_file: JSON file, written if absent; if present its ids are used.
+        seed: of the shuffle.
+        num_folds: at least 2, at most the number of groups.
+        fold: which fold is held out, 0 to ``num_folds`` - 1.
+        held_out_role: the official role that takes the place of validation; unused without official roles.
+
+    Returns:
+        ``{"training": [...], "validation": [...]}``, every case as it was given.
+
+    Raises:
+        InputError: the numbers make no split, only some cases have a role, a role has no cases, or ``split_file``
+            is malformed or was written for other cases or settings.
+    """
+    if any("split" in case for case in cases):
+        settings, roles = {"official": True}, _official_roles(cases)
+    else:
+        settings = {"seed": seed, "num_folds": num_folds, "fold": fold}
+        roles, held_out_role = _drawn_roles(cases, seed, num_folds, fold), "validation"
+    path = Path(split_file)
+    if path.exists():
+        roles = _read_roles(path, settings, cases)
+    else:
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(settings | roles, indent=2) + "\n", encoding="utf-8")
+    by_id = {case["id"]: case for case in cases}
+    ids = {"training": roles.get("training", []), "validation": roles.get(held_out_role, [])}
+    _refuse_empty(ids, held_out_role, roles)
+    return {name: [by_id[case_id] for case_id in ids[name]] for name in ids}
+
+
+def _drawn_roles(cases: Sequence[Case], seed: int, num_folds: int, fold: int) -> Roles:
+    groups = sorted({case.get("group", case["id"]) for case in cases})
+    if not 2 <= num_folds <= len(groups):
+        raise InputError(
+            f"num_folds: expected 2 to {len(groups)} (the number of cases or patients), found {num_folds}"
+        )
+    if not 0 <= fold < num_folds:
+        raise InputError(f"fold: expected 0 to {num_folds - 1}, found {fold}")
+    random.Random(seed).shuffle(groups)
+    block = num_folds - 1 - fold
+    held_out = set(groups[block * len(groups) // num_folds : (block + 1) * len(groups) // num_folds])
+    roles: Roles = {"training": [], "validation": []}
+    for case in sorted(cases, key=lambda case: case["id"]):
+        roles["validation" if case.get("group", case["id"]) in held_out else "training"].append(case["id"])
+    return roles
+
+
+def _official_roles(cases: Sequence[Case]) -> Roles:
+    raise_problems(
+        "official roles",
+        [f"{case['id']}: no role, but other cases have one" for case in cases if "split" not in case],
+    )
+    roles: Roles = {"training": []}
+    for case in sorted(cases, key=lambda case: case["id"]):
+        roles.setdefault(case["split"], []).append(case["id"])
+    return roles
+
+
+def _read_roles(path: Path, settings: dict[str, object], cases: Sequence[Case]) -> Roles:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        roles = {name: list(map(str, ids)) for name, ids in content.items() if isinstance(ids, list)}
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{path}: expected a split file in JSON ({error}); delete it to draw a new split"
+        ) from error
+    written = {name: value for name, value in content.items() if name not in roles}
+    counts, ids = (
+        Counter(case_id for listed in roles.values() for case_id in listed),
+        {case["id"] for case in cases},
+    )
+    problems = [
+        f"{name}: {values}"
+        for name, values in {
+            "settings": f"expected {settings}, found {written}" if written != settings else "",
+            "cases only in the data": joined(sorted(ids - counts.keys())),
+            "cases only in the split file": joined(sorted(counts.keys() - ids)),
+            "cases listed twice": joined(sorted(name for name, count in counts.items() if count > 1)),
+        }.items()
+        if values
+    ]
+    raise_problems(
+        f"{path} was written for other cases or settings; give back what it was written for, choose another "
+        "split_file, or delete it to draw a new split (results of the old one are then not comparable)",
+        problems,
+    )
+    return roles
+
+
+def _refuse_empty(ids: Roles, held_out_role: str, roles: Roles) -> None:
+    for name, role in {"training": "training", "validation": held_out_role}.items():
+        if not ids[name]:
+            raise InputError(
+                f"split: expected cases with role {role!r}, found only {', '.join(sorted(roles))}"
+            )

@@ -1,0 +1,90 @@
+"""Evaluator handler that reports all distances between predicted and reference structures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+from monai.metrics import Cumulative
+from monai.utils import convert_to_numpy
+
+from common.metrics.averages import mean_over_cases, mean_over_classes
+from common.metrics.surface import assd, hausdorff, hausdorff_95, mask_distances, region_distance
+
+MEASURES = {
+    "hausdorff": hausdorff,
+    "hausdorff95": hausdorff_95,
+    "assd": assd,
+    "adb_region": region_distance,
+}
+UNITS = ("vox", "mm")
+
+
+class DistanceMetrics:
+    """Measure every structure of every case once and publish each measure as a metric of its own.
+
+    Names are ``<prefix><measure>_<unit>``, e.g. ``val_hausdorff95_mm``; measures are ``hausdorff``,
+    ``hausdorff95``, ``assd`` and ``adb_region``. After each epoch ``engine.state.metric_details[name]`` holds
+    float32 (cases, K - 1), without background, gathered over all processes: ``nan`` for a structure absent
+    from both masks, ``inf`` if absent from one. ``engine.state.metrics[name]`` holds the mean of the finite
+    values, over cases first and then over classes; ``<prefix>distances_missing`` counts the other values.
+
+    List it before the handlers that read metrics, such as ``MetricsSaver`` and ``StatsHandler``: ignite calls
+    handlers of one event in the order of their attachment.
+
+    Args:
+        units: ``vox`` (edge length 1 along each axis), ``mm`` (edge lengths from the affine of the label).
+        prefix: start of all names.
+
+    Raises:
+        ValueError: unknown unit; while running, a label without affine where millimeters are asked for.
+    """
+
+    def __init__(self, units: Sequence[str] = UNITS, prefix: str = "val_") -> None:
+        unknown = [unit for unit in units if unit not in UNITS]
+        if unknown or not units:
+            raise ValueError(f"units: expected some of {UNITS}, got {tuple(units)}")
+        self.units = tuple(units)
+        self.prefix = prefix
+        self.names = [f"{prefix}{measure}_{unit}" for unit in self.units for measure in MEASURES]
+        self._values = Cumulative()
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator whose decollated output holds one-hot masks (K, [D,] H, W)."""
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self._values.reset())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._measure)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._publish)
+
+    def _measure(self, engine: Engine) -> None:
+        for case in engine.state.output:
+            self._values.append(torch.from_numpy(self._case_values(case)))
+
+    def _case_values(self, case: Mapping[str, torch.Tensor]) -> np.ndarray:
+        """Values of one case, float32 (names, K - 1)."""
+        spacings = [_spacing(case["label"], unit) for unit in self.units]
+        predictions = convert_to_numpy(case["pred"][1:] > 0)
+        references = convert_to_numpy(case["label"][1:] > 0)
+        columns = []
+        for prediction, reference in zip(predictions, references, strict=True):
+            pairs = [mask_distances(prediction, reference, spacing) for spacing in spacings]
+            columns.append([reduce(pair) for pair in pairs for reduce in MEASURES.values()])
+        return np.array(columns, dtype=np.float32).T
+
+    def _publish(self, engine: Engine) -> None:
+        values = self._values.get_buffer()
+        for name, details in zip(self.names, values.unbind(dim=1), strict=True):
+            engine.state.metric_details[name] = details
+            engine.state.metrics[name] = mean_over_classes(mean_over_cases(details.numpy()))
+        missing = ~torch.isfinite(values[:, 0])
+        engine.state.metrics[f"{self.prefix}distances_missing"] = int(missing.sum())
+
+
+def _spacing(label: torch.Tensor, unit: str) -> list[float] | None:
+    if unit == "vox":
+        return None
+    if not isinstance(label, MetaTensor):
+        raise ValueError("label: expected a MetaTensor with an affine to measure mm, got a plain tensor")
+    return label.pixdim.tolist()[: label.ndim - 1]
