@@ -1,40 +1,59 @@
-# Verbs only. Every verb prints the command that it runs, and that command works without make.
+# Verbs only. Each one prints the command that it runs, and that command works without make.
 #
 #   BUNDLE  folder under bundles/
 #   WITH    overlays in the order of merging, such as WITH="data_msd preset_gpu"
-#   ARGS    further settings, such as ARGS="--dataset_dir /data/task09 --max_epochs 3"
-#   PYTHON  Python 3.10 to 3.12 for setup, if the first one found is not the right one
+#   ARGS    further settings, such as ARGS="--dataset_dir /data/mmwhs --max_epochs 3"
+#   NPROC   processes on this machine, one per GPU (train and evaluate)
+#   PYTHON  Python 3.10 to 3.12 to build .venv on, if the first one found is not the right one
 
 BUNDLE ?= kcbac_mmwhs
+WITH ?=
+ARGS ?=
+NPROC ?= 1
+PYTHON ?=
+
+SHELL := /bin/bash
 PY := .venv/bin/python
-PYTEST := $(PY) -m pytest -n 2 --dist loadfile
+PYTEST := $(PY) -m pytest
+RUN_BUNDLE := $(PY) tools/bundle_command.py
+# Any Python that really runs may start the set-up; which one the project is built on is decided there.
+FIND_PYTHON := for python in $(PYTHON) python3 python3.12 python3.11 python3.10 python; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null && break; done
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-bundles test-slow lint fmt smoke train evaluate infer package
 
 help: ## print this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
-setup: ## create .venv and install everything into it (other verbs do this first)
-	@bash tools/setup_environment.sh
-demo: setup ## train, evaluate and segment on generated hearts, without any download
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+setup: ## make .venv and install everything into it (the other verbs do this first)
+	@$(FIND_PYTHON); "$$python" tools/setup_environment.py --python "$(PYTHON)"
+demo: setup ## train, evaluate and segment generated hearts: the tutorial
 	$(PY) tools/demo.py
 test: setup ## all tests but the slow ones
-	$(PYTEST)
+	$(PYTEST) -n 2 --dist loadfile $(ARGS)
 test-bundles: setup ## only the tests that run a bundle's workflow
-	$(PYTEST) -m "bundle and not slow and not gpu"
+	$(PYTEST) -n 2 --dist loadfile -m "bundle and not slow and not gpu" $(ARGS)
 test-slow: setup ## only the tests that take minutes
-	$(PYTEST) -m "slow and not gpu"
-lint: setup ## check style, config format and spelling
-	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) tools/format_configs.py --check && .venv/bin/codespell
+	$(PYTEST) -m "slow and not gpu" $(ARGS)
+lint: setup ## check style, form of the configs, spelling
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) tools/format_configs.py --check
+	.venv/bin/codespell
 fmt: setup ## bring code and configs into form
-	$(PY) -m ruff check --fix . && $(PY) -m ruff format . && $(PY) tools/format_configs.py
-smoke: setup ## train BUNDLE for one short epoch: WITH=, ARGS="--dataset_dir ..."
-	@$(PY) tools/bundle_command.py train "$(BUNDLE)" $(WITH) smoke -- $(ARGS)
-train: setup ## train BUNDLE: WITH="data_msd ablate_cb", ARGS="--dataset_dir ..."
-	@$(PY) tools/bundle_command.py train "$(BUNDLE)" $(WITH) -- $(ARGS)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(PY) tools/format_configs.py
+smoke: WITH = preset_laptop
+smoke: setup ## two training steps of BUNDLE on generated hearts
+	$(PY) -m common.data.phantoms write_mmwhs --dataset_dir demo/smoke/mmwhs --num_cases 5
+	@$(RUN_BUNDLE) train "$(BUNDLE)" $(WITH) smoke --processes $(NPROC) -- --dataset_dir demo/smoke/mmwhs \
+		--output_dir demo/smoke/output --model_dir demo/smoke/models $(ARGS)
+train: setup ## train BUNDLE: WITH="data_msd ablate_cb", ARGS="--dataset_dir ...", NPROC=2
+	@$(RUN_BUNDLE) train "$(BUNDLE)" $(WITH) --processes $(NPROC) -- $(ARGS)
 evaluate: setup ## evaluate BUNDLE with the same WITH and ARGS as in training
-	@$(PY) tools/bundle_command.py evaluate "$(BUNDLE)" $(WITH) -- $(ARGS)
-infer: setup ## segment new images with BUNDLE: WITH= overlays of inference.json, ARGS="--dataset_dir ..."
-	@$(PY) tools/bundle_command.py infer "$(BUNDLE)" $(WITH) -- $(ARGS)
+	@$(RUN_BUNDLE) evaluate "$(BUNDLE)" $(WITH) --processes $(NPROC) -- $(ARGS)
+infer: setup ## segment new images: WITH=as_trained, ARGS="--dataset_dir scan.nii.gz"
+	@$(RUN_BUNDLE) infer "$(BUNDLE)" $(WITH) --processes $(NPROC) -- $(ARGS)
 package: setup ## pack BUNDLE and the package common into dist/
 	$(PY) tools/package_bundle.py "$(BUNDLE)"

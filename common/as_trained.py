@@ -15,7 +15,16 @@ from common.data.writers import atomic_path
 
 FILE_NAME = "as_trained.json"
 # Where things lie and how fast they go is decided anew at each call; what the network saw is not.
-LOCAL = ("imports", "bundle_root", "dataset_dir", "output_dir", "model_dir", "device", "is_main", "num_workers")
+LOCAL = (
+    "imports",
+    "bundle_root",
+    "dataset_dir",
+    "output_dir",
+    "model_dir",
+    "device",
+    "is_main",
+    "num_workers",
+)
 
 
 def save_as_trained(model_dir: str | os.PathLike[str]) -> None:
@@ -48,7 +57,12 @@ def save_as_trained(model_dir: str | os.PathLike[str]) -> None:
 
 
 def _is_code(value: Any) -> bool:
-    return isinstance(value, str) and value.startswith("$") or isinstance(value, list) and any(map(_is_code, value))
+    return (
+        isinstance(value, str)
+        and value.startswith("$")
+        or isinstance(value, list)
+        and any(map(_is_code, value))
+    )
 
 
 def _network_settings(training: ConfigParser, inference: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 COMPLETE_FILES = ("train.json", "inference.json")
 SECTIONS = ("train", "validate")
-RUN_LISTS = ("initialize", "run", "finalize")
+RUN_LISTS = ("initialize", "run", "finalize", "training", "evaluating", "inferring")
 
 
 def check_overrides() -> None:
@@ -27,9 +27,9 @@ def check_overrides() -> None:
 
     Looks at top-level keys and at those directly under ``train`` and ``validate``, after merging files,
     command line and tracking. A key is good if it stands in the bundle's own ``train.json`` or
-    ``inference.json`` (whichever this configuration is made of), if another item refers to it (``@key``), if
-    it is a list that the workflow runs, or if it begins with ``_``. The last is for a new key of an overlay
-    which only a macro (``%key``) reads: macros are already expanded here.
+    ``inference.json`` (presets serve both), if another item refers to it (``@key``), if it is a list that the
+    workflow runs, or if it begins with ``_``. The last is for a new key of an overlay which only a macro
+    (``%key``) reads: macros are already expanded here.
 
     The configuration is that of the workflow that is just running this function, found on the call stack, so
     command line, Python and MONAI Label are all served. Elsewhere, or for a configuration that is based on
@@ -38,19 +38,19 @@ def check_overrides() -> None:
     Raises:
         InputError: names every unknown setting and the nearest known one.
     """
-    workflow = _running_workflow()
+    workflow = running_workflow()
     if workflow is None:
         logger.debug("settings not checked: no workflow is running")
         return
     config = workflow.parser.get()
     complete = _complete_configs(Path(workflow.config_root_path))
-    bases = {name: base for name, base in complete.items() if set(base) <= set(config)}
-    if not bases:
+    if not any(set(base) <= set(config) for base in complete.values()):
         logger.debug(
             "settings not checked: based on neither %s in %s", COMPLETE_FILES, workflow.config_root_path
         )
         return
-    known = {path for base in bases.values() for path in _settings(base)}
+    # Presets serve training and inference alike, so a setting of either complete file is a known one.
+    known = {path for base in complete.values() for path in _settings(base)}
     known |= {*RUN_LISTS, workflow.init_id, workflow.run_id, workflow.final_id}
     references = list(_references(config))
     unknown = [
@@ -58,10 +58,11 @@ def check_overrides() -> None:
         for path in _settings(config)
         if path not in known and not path.startswith("_") and not _is_used(path, references)
     ]
-    raise_problems("configuration", [_describe(path, known, complete) for path in unknown])
+    raise_problems("configuration", [_describe(path, known) for path in unknown])
 
 
-def _running_workflow() -> ConfigWorkflow | None:
+def running_workflow() -> ConfigWorkflow | None:
+    """The workflow whose configuration is just being evaluated, found on the call stack; None elsewhere."""
     frame = inspect.currentframe()
     while frame is not None:
         owner = frame.f_locals.get("self")
@@ -101,10 +102,7 @@ def _contains(outer: str, inner: str) -> bool:
     return inner == outer or inner.startswith(outer + ID_SEP_KEY)
 
 
-def _describe(path: str, known: set[str], complete: Mapping[str, Mapping[str, Any]]) -> str:
-    homes = [name for name, config in complete.items() if path in _settings(config)]
-    if homes:
-        return f"setting {path!r} belongs to {homes[0]}: nothing in this configuration uses it"
+def _describe(path: str, known: set[str]) -> str:
     by_name: dict[str, list[str]] = {}
     for candidate in sorted(known):
         by_name.setdefault(candidate.split(ID_SEP_KEY)[-1], []).append(candidate)

@@ -28,6 +28,8 @@ class Predictor:
         self.device = parser.get_parsed_content("device")
         self.network: torch.nn.Module = parser.get_parsed_content("network").eval()
         load_weights(self.network, parser.get_parsed_content("checkpoint"), self.device)
+        if hasattr(self.network, "fuse"):
+            self.network.fuse()
         self.inferer: Callable = parser.get_parsed_content("inferer")
         self.preprocessing = _without(parser.get_parsed_content("preprocessing"), LoadImaged)
         self.postprocessing = _without(parser.get_parsed_content("postprocessing"), SaveImaged)

@@ -2,8 +2,8 @@
 
     python tools/demo.py
 
-Every command is printed before it runs and can be pasted into a shell in the root of the repository. All files go
-to ``demo/``. A GPU is used where there is one.
+Every command is printed before it runs and can be pasted into a shell in the root of the repository. All
+files go to ``demo/``. A GPU is used where there is one.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ STEPS = {
     ),
     "Evaluate it on the cases held out of training": (
         "python -m monai.bundle run evaluating"
-        f" --config_file \"['{CONFIGS}/train.json','{CONFIGS}/preset_laptop.json','{CONFIGS}/evaluate.json']\""
-        f" {WHERE}"
+        f" --config_file \"['{CONFIGS}/train.json','{CONFIGS}/preset_laptop.json',"
+        f"'{CONFIGS}/evaluate.json']\" {WHERE}"
     ),
     "Segment the unlabeled heart": (
         "python -m monai.bundle run inferring"

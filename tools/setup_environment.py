@@ -26,13 +26,13 @@ PYTHON_VERSIONS = ((3, 10), (3, 11), (3, 12))
 CANDIDATES = ("python3", "python3.12", "python3.11", "python3.10", "python")
 
 PROBE = """
-import json, sys
+import json, os, sys
 try:
     import torch
     found = torch.__version__
 except Exception:
     found = None
-print(json.dumps({"path": sys.executable, "version": sys.version_info[:3], "torch": found,
+print(json.dumps({"path": os.path.realpath(sys.executable), "version": sys.version_info[:3], "torch": found,
                   "inheritable": sys.prefix == sys.base_prefix}))
 """
 

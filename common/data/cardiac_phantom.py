@@ -112,7 +112,7 @@ def heart(rng: np.random.Generator) -> dict[str, list[Ellipsoid | Tube]]:
     wall_mm = rng.uniform(8.5, 10.0)
     muscle = Ellipsoid(ventricle.center_mm, np.add(ventricle.radii_mm, wall_mm))
     aorta = Tube(((-4, -2, 10), (2, 2, 24), (2, 0, 40)) + rng.uniform(-1, 1, 3), rng.uniform(9.0, 10.0))
-    artery = Tube(((12, 18, 4), (2, 19, 20), (-18, 12, 33)) + rng.uniform(-1, 1, 3), rng.uniform(8.0, 9.0))
+    artery = Tube(((12, 18, 4), (2, 19, 20), (-18, 12, 33)) + rng.uniform(-1, 1, 3), rng.uniform(9.0, 10.0))
     return {
         "RV": [ellipsoid((16, 13, -14), (18, 15, 24))],
         "RA": [ellipsoid((24, -11, 11), (14, 14, 17))],

@@ -7,7 +7,6 @@ A case is a dict of strings: ``id``, ``image`` and ``label`` (absolute paths), a
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +17,6 @@ from common.errors import InputError, raise_problems
 Case = dict[str, str]
 
 _ISIC2017_FOLDERS = {"training": "Training", "validation": "Validation", "test": "Test_v2"}
-
-logger = logging.getLogger(__name__)
 
 
 def mmwhs_ct(dataset_dir: str) -> list[Case]:
@@ -46,8 +43,7 @@ def mmwhs_ct(dataset_dir: str) -> list[Case]:
 def isic2017(dataset_dir: str) -> list[Case]:
     """ISIC 2017, part 1 (lesion segmentation), with the official roles in ``split``.
 
-    Superpixel images and tables are left out. The validation and test folders may be absent; of a test set
-    that is only partly there, the complete pairs are taken and the rest is counted in a log message.
+    Superpixel images and tables are left out. The validation and test parts may be absent.
 
     Args:
         dataset_dir: the folder with ``ISIC-2017_Training_Data``, ``ISIC-2017_Training_Part1_GroundTruth``,
@@ -57,32 +53,25 @@ def isic2017(dataset_dir: str) -> list[Case]:
         Cases with ``split`` training, validation or test, in this order, each sorted by id.
 
     Raises:
-        InputError: no such folders, no such files, an image without mask or the reverse, an id in two roles.
+        InputError: no training part, one of the two folders of a part is absent, no such files, an image
+            without mask or the reverse, an id in two roles.
     """
     root = existing_folder(dataset_dir)
     cases: list[Case] = []
     for role, name in _ISIC2017_FOLDERS.items():
         image_dir, mask_dir = root / f"ISIC-2017_{name}_Data", root / f"ISIC-2017_{name}_Part1_GroundTruth"
-        if role != "training" and not (image_dir.is_dir() and mask_dir.is_dir()):
-            logger.warning("%s: no %s images and masks, so this part is left out", root, role)
+        if role != "training" and not (image_dir.is_dir() or mask_dir.is_dir()):
             continue
         images = list_images(existing_folder(image_dir))
         images = _by_id([path for path in images if not path.stem.endswith("_superpixels")], [])
         masks = _by_id(list_images(existing_folder(mask_dir)), ["_segmentation"])
-        if role == "test":
-            images, masks = _complete_pairs(root, images, masks)
         cases += [{**case, "split": role} for case in _paired(image_dir, images, masks)]
     _refuse_repeats(root, [case["id"] for case in cases])
     return cases
 
 
-def image_mask_folder(
-    dataset_dir: str,
-    group_pattern: str | None = None,
-    image_dir: str | None = None,
-    mask_dir: str | None = None,
-) -> list[Case]:
-    r"""A folder of images and a folder of masks with the same names.
+def image_mask_folder(dataset_dir: str, group_pattern: str | None = None) -> list[Case]:
+    r"""Images in ``images/`` and masks of the same names in ``masks/`` or ``labels/``.
 
     A mask may carry ``_mask``, ``_segmentation`` or ``_label`` after the name of its image, and another file
     suffix.
@@ -92,22 +81,22 @@ def image_mask_folder(
         group_pattern: regular expression searched in each id; its first group, or the whole match, is the
             patient. ``"^(\d+)_"`` keeps the slices ``103_1036`` and ``103_1049`` together. None: each image
             for itself.
-        image_dir: name of the image folder; None takes ``images``.
-        mask_dir: name of the mask folder; None takes ``masks``, or else ``labels``.
 
     Returns:
         Cases sorted by id, with ``group`` if there is a pattern.
 
     Raises:
-        InputError: no such folder, no images, an image without mask or the reverse, two images of one name,
-            or an id that the pattern does not match.
+        InputError: no such folder, both mask folders, no images, an image without mask or the reverse, two
+            images of one name, no regular expression, or an id that it does not match.
     """
     root = existing_folder(dataset_dir)
-    image_folder = existing_folder(root / (image_dir or "images"))
-    default = "masks" if (root / "masks").is_dir() or not (root / "labels").is_dir() else "labels"
-    mask_folder = existing_folder(root / (mask_dir or default))
+    image_folder = existing_folder(root / "images")
+    mask_folders = [root / name for name in ("masks", "labels") if (root / name).is_dir()]
+    if len(mask_folders) != 1:
+        found = " and ".join(path.name for path in mask_folders) or "neither"
+        raise InputError(f"{root}: expected one of the folders masks and labels, found {found}")
     images = _by_id(list_images(image_folder), [])
-    masks = _by_id(list_images(mask_folder), ["_mask", "_segmentation", "_label"], wanted=images)
+    masks = _by_id(list_images(mask_folders[0]), ["_mask", "_segmentation", "_label"], wanted=images)
     cases = _paired(image_folder, images, masks)
     return cases if group_pattern is None else _grouped(cases, group_pattern)
 
@@ -198,25 +187,18 @@ def _paired(folder: Path, images: dict[str, Path], labels: dict[str, Path]) -> l
     return [{"id": i, "image": str(images[i]), "label": str(labels[i])} for i in sorted(images)]
 
 
-def _complete_pairs(
-    root: Path, images: dict[str, Path], masks: dict[str, Path]
-) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Both dicts reduced to their common ids."""
-    common = images.keys() & masks.keys()
-    left_out = len(images.keys() | masks.keys()) - len(common)
-    if left_out:
-        logger.warning("%s: %d test file(s) without partner are left out", root, left_out)
-    return {i: images[i] for i in common}, {i: masks[i] for i in common}
-
-
 def _grouped(cases: list[Case], pattern: str) -> list[Case]:
     """The cases with ``group`` taken from their ids."""
-    matches = [re.search(pattern, case["id"]) for case in cases]
+    try:
+        regex = re.compile(pattern)
+    except re.error as error:
+        raise InputError(
+            f"group_pattern: expected a regular expression, found {pattern!r} ({error})"
+        ) from error
+    matches = [regex.search(case["id"]) for case in cases]
     unmatched = [f"{case['id']}: no match" for case, match in zip(cases, matches) if match is None]
     raise_problems(f'group_pattern "{pattern}" must match every id', unmatched)
-    return [
-        {**case, "group": match[1] if match.re.groups else match[0]} for case, match in zip(cases, matches)
-    ]
+    return [{**case, "group": match[1 if regex.groups else 0]} for case, match in zip(cases, matches)]
 
 
 def _refuse_repeats(root: Path, ids: Sequence[str]) -> None:

@@ -33,7 +33,7 @@ def seeded_split(
     computes the split of the same cases gets the same one, so that several may run at once.
 
     Args:
-        cases: with ``id`` and, if any, ``group`` (never divided) or ``split`` (the official role, then obeyed).
+        cases: with ``id`` and, if any, ``group`` (never divided) or ``split`` (the official role).
         split_file: JSON file, written if absent; if present its ids are used.
         seed: of the shuffle.
         num_folds: at least 2, at most the number of groups.
@@ -44,8 +44,8 @@ def seeded_split(
         ``{"training": [...], "validation": [...]}``, every case as it was given.
 
     Raises:
-        InputError: the numbers make no split, only some cases have a role, a role has no cases, or ``split_file``
-            is malformed or was written for other cases or settings.
+        InputError: the numbers make no split, only some cases have a role, a role has no cases, or
+            ``split_file`` is malformed or was written for other cases or settings.
     """
     if any("split" in case for case in cases):
         settings, roles = {"official": True}, _official_roles(cases)

@@ -19,8 +19,8 @@ from common.errors import InputError
 def atomic_path(path: PathLike) -> Iterator[Path]:
     """Yield a temporary path that takes the place of ``path`` once the block has ended without an error.
 
-    The temporary file lies in the same folder (so that the final step is a rename), begins with a dot and ends
-    with the full name of ``path``: libraries that choose a format by the suffix see the same one.
+    The temporary file lies in the same folder (so that the final step is a rename), begins with a dot and
+    ends with the full name of ``path``: libraries that choose a format by the suffix see the same one.
 
     Args:
         path: the file to write; its folder is made if absent, an existing file is replaced.

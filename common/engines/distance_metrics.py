@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 from monai.metrics import Cumulative
 from monai.utils import convert_to_numpy
 
+from common.errors import InputError
 from common.metrics.averages import mean_over_cases, mean_over_classes
 from common.metrics.surface import assd, hausdorff, hausdorff_95, mask_distances, region_distance
 
@@ -40,13 +41,13 @@ class DistanceMetrics:
         prefix: start of all names.
 
     Raises:
-        ValueError: unknown unit; while running, a label without affine where millimeters are asked for.
+        InputError: unknown unit; while running, a label without affine where millimeters are asked for.
     """
 
     def __init__(self, units: Sequence[str] = UNITS, prefix: str = "val_") -> None:
         unknown = [unit for unit in units if unit not in UNITS]
         if unknown or not units:
-            raise ValueError(f"units: expected some of {UNITS}, got {tuple(units)}")
+            raise InputError(f"units: expected some of {', '.join(UNITS)}, found {list(units)}")
         self.units = tuple(units)
         self.prefix = prefix
         self.names = [f"{prefix}{measure}_{unit}" for unit in self.units for measure in MEASURES]
@@ -86,5 +87,5 @@ def _spacing(label: torch.Tensor, unit: str) -> list[float] | None:
     if unit == "vox":
         return None
     if not isinstance(label, MetaTensor):
-        raise ValueError("label: expected a MetaTensor with an affine to measure mm, got a plain tensor")
+        raise InputError("label: expected a MetaTensor with an affine to measure mm, found a plain tensor")
     return label.pixdim.tolist()[: label.ndim - 1]

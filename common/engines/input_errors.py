@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import sys
+from collections.abc import Callable
+from types import TracebackType
 
 from ignite.engine import Engine, Events
 
@@ -60,3 +64,25 @@ def find_input_error(error: BaseException | None) -> InputError | None:
             return error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
+
+
+def report_plainly() -> None:
+    """Let a command end with the message of an input error instead of the stack trace around it.
+
+    MONAI's configs wrap what an expression raises, too. Called in ``initialize``; concerns only exceptions
+    that nobody catches, and leaves all but input errors as they are.
+    """
+    if getattr(sys.excepthook, "__name__", "") == _print_plainly.__name__:
+        return
+    hook = functools.partial(_print_plainly, sys.excepthook)
+    sys.excepthook = functools.update_wrapper(hook, _print_plainly)
+
+
+def _print_plainly(
+    otherwise: Callable, kind: type, error: BaseException, trace: TracebackType | None
+) -> None:
+    found = find_input_error(error)
+    if found is None:
+        otherwise(kind, error, trace)
+    else:
+        print(f"error: {found}", file=sys.stderr)

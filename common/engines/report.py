@@ -16,6 +16,7 @@ from monai.config import PathLike
 from monai.utils import convert_to_numpy
 
 from common.data.writers import atomic_path
+from common.errors import InputError
 from common.metrics.averages import mean_over_cases, mean_over_classes
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,9 @@ class EvaluationReport:
         columns: title of each column and the name of its metric in ``engine.state.metrics``.
         grid: the voxel grid on which the scores were computed, e.g. ``native`` or ``1 x 1 x 1 mm``. Distances
             mean little without it.
+
+    Raises:
+        InputError: when the evaluation has ended, a column names no metric, or the number of names is wrong.
     """
 
     def __init__(
@@ -84,23 +88,24 @@ class EvaluationReport:
     def _column(self, engine: Engine, metric: str) -> Column:
         if metric not in engine.state.metrics:
             known = ", ".join(engine.state.metrics)
-            raise ValueError(f"columns: expected one of the metrics {known}, got {metric!r}")
+            raise InputError(f"columns: expected names among {known}, found {metric!r}")
         num_classes = len(self.class_names)
         details = engine.state.metric_details.get(metric)
-        if details is not None and details.ndim == 2:
-            details = convert_to_numpy(details)
-            values, missing = mean_over_cases(details), (~np.isfinite(details)).sum(axis=0)
-            mean = mean_over_classes(values)
+        per_case = details is not None and details.ndim == 2
+        if per_case:
+            cases = convert_to_numpy(details)
+            values, missing = mean_over_cases(cases), (~np.isfinite(cases)).sum(axis=0)
         else:
-            values, missing = (
-                np.atleast_1d(convert_to_numpy(engine.state.metrics[metric])),
-                np.zeros(num_classes),
-            )
-            mean = mean_over_classes(values)
-            values = np.full(num_classes, np.nan) if values.size == 1 < num_classes else values
+            values = np.atleast_1d(convert_to_numpy(engine.state.metrics[metric]))
+            missing = np.zeros(len(values), dtype=int)
+        mean = mean_over_classes(values)
+        if not per_case and len(values) == 1 < num_classes:
+            values, missing = np.full(num_classes, np.nan), np.zeros(num_classes, dtype=int)
         if len(values) != num_classes:
-            raise ValueError(f"class_names: {metric} has {len(values)} classes, got {num_classes} names")
-        return Column(metric, values.tolist(), mean, missing.astype(int).tolist())
+            raise InputError(
+                f"class_names: expected {len(values)} names, as {metric} has, found {num_classes}"
+            )
+        return Column(metric, values.tolist(), mean, missing.tolist())
 
 
 def _table(class_names: Sequence[str], columns: Mapping[str, Column]) -> str:
@@ -127,3 +132,8 @@ def _finite_or_null(content: Any) -> Any:
     if isinstance(content, list):
         return [_finite_or_null(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def case_meta(batch: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Meta data of a decollated batch's images, as ``MetricsSaver`` wants them (``batch_transform``)."""
+    return [case["image"].meta for case in batch]

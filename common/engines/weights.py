@@ -26,14 +26,21 @@ class WeightsLoader:
         network: receives the weights.
         path: weight file, see :func:`load_weights`.
         map_location: device on which the file is read.
+        fuse: then bring the network into its faster deployment form, if it has one (a method ``fuse``). The
+            network cannot be trained any more.
     """
 
     def __init__(
-        self, network: nn.Module, path: str | os.PathLike[str], map_location: str | torch.device = "cpu"
+        self,
+        network: nn.Module,
+        path: str | os.PathLike[str],
+        map_location: str | torch.device = "cpu",
+        fuse: bool = False,
     ) -> None:
         self.network = network
         self.path = path
         self.map_location = map_location
+        self.fuse = fuse
 
     def attach(self, engine: Engine) -> None:
         """Hook into an engine.
@@ -45,6 +52,8 @@ class WeightsLoader:
 
     def _start(self, engine: Engine) -> None:
         load_weights(self.network, self.path, self.map_location)
+        if self.fuse and hasattr(self.network, "fuse"):
+            self.network.fuse()
         engine.logger.info(f"loaded weights from {self.path}")
 
 

@@ -2,33 +2,22 @@
 
 One distance map per direction is computed for a structure; every measure is a small reduction of it.
 
-Paper: H. Chen, H. Zheng, Y. Zhang et al., kCBAC-Net, MICCAI 2021, doi 10.1007/978-3-030-87193-2_32.
+Paper: Gu et al., "kCBAC-Net: Deeply Supervised Complete Bipartite Networks with Asymmetric Convolutions for
+Medical Image Segmentation", MICCAI 2021, doi:10.1007/978-3-030-87193-2_32.
 Implements: the columns "Hausdorff" and "ADB" of the MM-WHS table.
 Differs from the paper: ADB is not defined there. Its numbers are ten times too small for an average over the
 surface and fit an average over the region, hence ``region_distance``; ``assd`` is the usual surface average.
-Axes: K class, D H W space.
+Axes: D H W space.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from ignite.engine import Engine
-from ignite.exceptions import NotComputableError
-from ignite.metrics import Metric
-from monai.data import MetaTensor
-from monai.handlers import from_engine
-from monai.metrics import Cumulative
 from scipy import ndimage
-
-from common.errors import InputError
-
-_PREDICTION_AND_LABEL = from_engine(["pred", "label"])
-_SUFFIXES = {"voxel": "vox", "mm": "mm"}
 
 
 @dataclass(frozen=True)
@@ -149,143 +138,6 @@ def region_distance(distances: MaskDistances) -> float:
     Returns:
         Distance in the unit of ``distances``; ``nan`` if both masks are empty, ``inf`` if exactly one is.
 
-    Source: kCBAC-Net 2021, MM-WHS table; the definition is inferred from the size of its numbers.
+    Source: Gu 2021, MM-WHS table; the definition is inferred from the size of its numbers.
     """
     return sum(side.mean() for side in distances.region) / 2
-
-
-_MEASURES: dict[str, Callable[[MaskDistances], float]] = {
-    measure.__name__: measure for measure in (hausdorff, hausdorff_95, assd, region_distance)
-}
-
-
-def finite_mean(values: torch.Tensor, dim: int = 0) -> torch.Tensor:
-    """Mean over the finite entries along one axis.
-
-    Args:
-        values: float tensor.
-        dim: axis that vanishes.
-
-    Returns:
-        The means; ``nan`` where no entry is finite.
-    """
-    finite = torch.isfinite(values)
-    return torch.where(finite, values, 0.0).sum(dim) / finite.sum(dim)
-
-
-class SurfaceDistances(Metric):
-    """Ignite metric that adds one metric per measure to an evaluator, all from the same distance maps.
-
-    Attach it once, under any name. For every measure, e.g. ``hausdorff``, it writes ``hausdorff_vox`` or
-    ``hausdorff_mm`` into ``engine.state.metrics`` (mean of the finite values over cases per structure, then
-    over structures) and into ``engine.state.metric_details`` (float32 (cases, structures), from all ranks),
-    where ``MetricsSaver`` and ``EvaluationReport`` find it. Two counts say what the means leave out:
-    ``missing_structures`` (exactly one of the two masks is empty, distance ``inf``) and ``absent_structures``
-    (both are, ``nan``).
-
-    Args:
-        include_background: whether the first channel counts as a structure.
-        measures: names of functions of this module.
-        unit: ``voxel``, or ``mm`` by the spacing that the reference MetaTensor of each case carries.
-        output_transform: takes ``engine.state.output`` to (predictions, references): two lists of one-hot
-            (K, H, W) or (K, D, H, W) tensors, or two tensors with a batch axis in front.
-
-    Raises:
-        InputError: a measure or the unit is unknown.
-    """
-
-    def __init__(
-        self,
-        include_background: bool = False,
-        measures: Sequence[str] = tuple(_MEASURES),
-        unit: str = "voxel",
-        output_transform: Callable = _PREDICTION_AND_LABEL,
-    ) -> None:
-        if unknown := set(measures) - set(_MEASURES):
-            raise InputError(
-                f"measures: expected some of {', '.join(_MEASURES)}, found {', '.join(sorted(unknown))}"
-            )
-        if unit not in _SUFFIXES:
-            raise InputError(f"unit: expected one of {', '.join(_SUFFIXES)}, found {unit!r}")
-        self.first_channel = 0 if include_background else 1
-        self.measures = {f"{measure}_{_SUFFIXES[unit]}": _MEASURES[measure] for measure in measures}
-        self.unit = unit
-        super().__init__(output_transform, skip_unrolling=True, metrics_result_mode="flatten")
-
-    def reset(self) -> None:
-        """Forget all cases."""
-        self._cases = Cumulative()
-
-    def update(self, output: tuple[Iterable[torch.Tensor], Iterable[torch.Tensor]]) -> None:
-        """Measure some cases.
-
-        Args:
-            output: predictions and references as described in the class.
-
-        Raises:
-            InputError: the unit is mm and a reference has no spacing.
-            ValueError: the two masks of a case differ in shape, or have no channel left to measure.
-        """
-        for prediction, reference in zip(*output, strict=True):
-            self._cases.append(self._measure_case(prediction, reference))
-
-    def details(self) -> dict[str, torch.Tensor]:
-        """Values of all cases of all ranks; a collective call.
-
-        Returns:
-            Metric name to float32 (cases, structures).
-
-        Raises:
-            NotComputableError: no case has been measured.
-        """
-        values = self._cases.get_buffer()
-        if values is None:
-            raise NotComputableError("SurfaceDistances: no case has been measured")
-        return dict(zip(self.measures, values.unbind(-1)))
-
-    def compute(self) -> dict[str, float]:
-        """Means and counts, see the class; a collective call.
-
-        Returns:
-            Metric name to number.
-        """
-        details = self.details()
-        any_measure = next(iter(details.values()))
-        return {
-            **{name: finite_mean(finite_mean(values)).item() for name, values in details.items()},
-            "missing_structures": int(torch.isinf(any_measure).sum()),
-            "absent_structures": int(torch.isnan(any_measure).sum()),
-        }
-
-    def completed(self, engine: Engine, name: str) -> None:
-        """Write metrics and details into the state of the engine.
-
-        Args:
-            engine: MONAI engine to which this is attached.
-            name: the name it was attached under, not used for the entries.
-        """
-        engine.state.metric_details.update(self.details())
-        super().completed(engine, name)
-
-    def _measure_case(self, prediction: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """Float32 (structures, measures) of one-hot (K, ...) masks."""
-        if prediction.shape != reference.shape or len(reference) <= self.first_channel:
-            raise ValueError(
-                f"expected two equal one-hot shapes with more than {self.first_channel} channel(s), got"
-                f" {tuple(prediction.shape)} and {tuple(reference.shape)}"
-            )
-        spacing = _spacing_mm(reference) if self.unit == "mm" else None
-        masks = [np.asarray(mask.detach().cpu()) == 1 for mask in (prediction, reference)]
-        rows = []
-        for channel in range(self.first_channel, len(reference)):
-            distances = mask_distances(masks[0][channel], masks[1][channel], spacing)
-            rows.append([measure(distances) for measure in self.measures.values()])
-        return torch.tensor(rows, dtype=torch.float32)
-
-
-def _spacing_mm(reference: torch.Tensor) -> list[float]:
-    if not isinstance(reference, MetaTensor):
-        raise InputError(
-            f"unit: mm needs references with a spacing (MetaTensor), found {type(reference).__name__}"
-        )
-    return reference.pixdim.tolist()

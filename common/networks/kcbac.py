@@ -18,6 +18,7 @@ import torch.nn.functional as F  # noqa: N812
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
+from common.networks.blocks.asymmetric_conv import fuse_asymmetric
 from common.networks.blocks.bipartite import SKIPS, CompleteBipartiteNet, block_widths
 from common.networks.blocks.upsample import upsample
 
@@ -171,6 +172,14 @@ class KCBACNet(nn.Module):
             factor = padded.shape[-1] // features.shape[-1]
             stacked.append(self._crop(upsample(head(features), factor), margins))
         return torch.stack(stacked, dim=1)
+
+    @torch.jit.unused
+    def fuse(self) -> None:
+        """Turn this network into its deployment form, for good: it cannot be trained any more."""
+        fuse_asymmetric(self, inplace=True)
+        self.fused = True
+        self.taps = []
+        self.auxiliary_heads = nn.ModuleList()
 
     def _blocks(self, image: Tensor) -> list[list[Tensor]]:
         """Outputs of all blocks, (network counted from the finest, block)."""

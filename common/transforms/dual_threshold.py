@@ -2,8 +2,9 @@
 
 A high threshold finds where the lesion is, a low one finds how far it reaches.
 
-Paper: kCBAC-Net (MICCAI 2021, doi 10.1007/978-3-030-87193-2_32) names it for ISIC 2017, after Yuan et al.
-2017. Its definition is known to us at second hand.
+Paper: Gu et al., "kCBAC-Net: Deeply Supervised Complete Bipartite Networks with Asymmetric Convolutions for
+Medical Image Segmentation", MICCAI 2021, doi:10.1007/978-3-030-87193-2_32, names it for ISIC 2017, after
+Yuan et al. 2017. Its definition is known to us at second hand.
 Differs from the paper: all enclosed holes are filled, whatever their size. The answers for ties and for empty
 masks are our choice, as the paper is silent.
 Axes: K class, H W space.
@@ -30,8 +31,8 @@ def dual_threshold(
 
     Regions are 8-connected, their mass is the sum of the probability, their center the plain mean of their
     pixel coordinates, rounded. If the center lies in no region above ``low`` (a curved lesion), the region
-    that holds the heaviest region itself is taken; if nothing reaches ``high``, the heaviest region above
-    ``low``. Of equal masses the first in scan order wins.
+    that holds the heaviest region itself is taken; if nothing reaches ``high``, the region above ``low`` with
+    the most pixels. Of equal masses the first in scan order wins.
 
     Args:
         probability: float (H, W), probability of the lesion.
@@ -57,7 +58,7 @@ def dual_threshold(
     regions, _ = ndimage.label(mask, _EIGHT_NEIGHBORS)
     core = _heaviest(probability, probability >= high)
     if not core.any():
-        return _heaviest(probability, mask)
+        return _heaviest(np.ones_like(probability), mask)
     coordinates = np.argwhere(core)
     center = regions[tuple(np.rint(coordinates.mean(axis=0)).astype(int))]
     # low <= high, so the core lies inside exactly one region.

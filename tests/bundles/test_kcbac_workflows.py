@@ -61,7 +61,7 @@ def test_evaluation_reports_every_structure(evaluated):
     assert "native" in report
     assert json.loads((evaluated / "report.json").read_text())
     assert list((evaluated / "pictures").glob("*.png"))
-    assert list(evaluated.glob("*raw.csv"))
+    assert list((evaluated / "metrics").glob("*_raw.csv"))
 
 
 def segment(trained, source, folder, **overrides):

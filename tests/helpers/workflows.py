@@ -4,6 +4,8 @@ from pathlib import Path
 
 from monai.bundle import ConfigWorkflow
 
+from common.engines.input_errors import find_input_error
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 # Shrinks any run of the kCBAC bundle to seconds; the sizes still pass every stage of the pipeline.
@@ -27,7 +29,14 @@ def config_files(bundle: str, *names: str) -> list[str]:
 
 
 def run(bundle: str, names, workflow_type="train", **overrides) -> ConfigWorkflow:
-    """Initialize, run and finalize the merged configs; returns the workflow."""
+    """Initialize, run and finalize the merged configs; an input error comes out as on the command line."""
+    try:
+        return _run(bundle, names, workflow_type, overrides)
+    except RuntimeError as error:
+        raise find_input_error(error) or error from None
+
+
+def _run(bundle, names, workflow_type, overrides):
     workflow = ConfigWorkflow(
         config_file=config_files(bundle, *names),
         workflow_type=workflow_type,

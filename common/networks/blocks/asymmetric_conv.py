@@ -149,21 +149,24 @@ def _fused_parameters(state_dict: dict[str, Tensor], prefix: str) -> tuple[Tenso
     return weight.to(full.dtype), bias.to(full.dtype)
 
 
-def fuse_asymmetric(network: nn.Module) -> nn.Module:
-    """A copy of ``network`` in evaluation mode in which every asymmetric convolution is a single one.
+def fuse_asymmetric(network: nn.Module, inplace: bool = False) -> nn.Module:
+    """Make every asymmetric convolution of a network a single one, for deployment.
 
-    The network itself is left as it is and can go on training. Outputs agree to rounding (about 1e-5 on
-    logits in float32), which is why the copy is meant for deployment only.
+    Outputs agree with those in evaluation mode to rounding (about 1e-5 on logits in float32).
 
     Args:
-        network: any module; parts that are no :class:`AsymmetricConv` are copied unchanged.
+        network: any module; parts that are no :class:`AsymmetricConv` stay unchanged.
+        inplace: change ``network`` itself. Otherwise it is left as it is and can go on training.
+
+    Returns:
+        ``network``, or a fused copy of it in evaluation mode.
     """
-    copied = copy.deepcopy(network).eval()
-    for parent in list(copied.modules()):
+    fused = network if inplace else copy.deepcopy(network).eval()
+    for parent in list(fused.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, AsymmetricConv) and not child.fused:
                 setattr(parent, name, child.fuse())
-    return copied
+    return fused
 
 
 class AsymmetricBlock(nn.Sequential):

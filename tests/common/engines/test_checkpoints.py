@@ -85,8 +85,9 @@ def tiny_disk():
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_full_disk_damages_nothing(tmp_path, tiny_disk):
-    run = tiny_run(tmp_path, max_epochs=2)
+@pytest.mark.parametrize("width", [3, 500])  # fails in flush, fails inside torch.save
+def test_full_disk_damages_nothing(tmp_path, tiny_disk, width):
+    run = tiny_run(tmp_path, max_epochs=2, width=width)
     run.trainer.add_event_handler(Events.EPOCH_STARTED(once=2), tiny_disk)
     before = {}
     run.trainer.add_event_handler(

@@ -1,5 +1,7 @@
 """Input errors reach the user bare, whatever was wrapped around them."""
 
+import sys
+
 import pytest
 import torch
 from monai.data import DataLoader, Dataset
@@ -8,7 +10,7 @@ from monai.handlers import StatsHandler
 from monai.transforms import Compose, Lambda, Lambdad, SaveImaged
 from torch import nn
 
-from common.engines.input_errors import ReportInputErrors, find_input_error
+from common.engines.input_errors import ReportInputErrors, find_input_error, report_plainly
 from common.errors import InputError, raise_problems
 
 
@@ -112,3 +114,18 @@ def test_search_follows_python_in_what_it_shows():
     hidden.__suppress_context__ = True  # as after `raise ... from None`
     assert str(find_input_error(shown)) == "a.nii: bad"
     assert find_input_error(hidden) is None
+
+
+def test_command_ends_with_the_message_alone(monkeypatch, capsys):
+    others = []
+    monkeypatch.setattr("sys.excepthook", lambda *error: others.append(error))
+    report_plainly()
+    report_plainly()  # every workflow of a process calls it
+    wrapped = RuntimeError("Failed to evaluate ...")
+    wrapped.__cause__ = InputError("a.nii: bad")
+    sys.excepthook(RuntimeError, wrapped, None)
+    assert capsys.readouterr().err == "error: a.nii: bad\n"
+    assert others == []
+    plain = RuntimeError("a fault of ours")
+    sys.excepthook(RuntimeError, plain, None)
+    assert others == [(RuntimeError, plain, None)]

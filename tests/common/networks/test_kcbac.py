@@ -124,6 +124,18 @@ def test_a_checkpoint_of_the_training_form_loads_into_the_fused_form():
         assert torch.equal(again(image), fused(image))
 
 
+def test_fusing_in_place_keeps_the_output_and_drops_what_only_training_needs():
+    network = TestKCBACNet2d().evaluation_network()
+    image = torch.randn(1, 1, 20, 24)
+    with torch.no_grad():
+        before = network(image)
+        network.fuse()
+        torch.testing.assert_close(network(image), before, atol=1e-4, rtol=1e-4)
+    twin = KCBACNet(**SMALL_2D, fused=True)
+    assert network.state_dict().keys() == twin.state_dict().keys()
+    torch.testing.assert_close(torch.jit.script(network)(image), network(image))
+
+
 def test_a_fused_network_refuses_to_train():
     network = KCBACNet(**SMALL_2D, fused=True).train()
     with pytest.raises(RuntimeError, match="cannot be trained"):
