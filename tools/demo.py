@@ -72,7 +72,9 @@ def _show_results(folder: Path) -> int:
         print(f"demo: expected report.md and pictures/*.png in {folder}", file=sys.stderr)
         return 1
     print(f"\n{report.read_text(encoding='utf-8')}")
-    print(f"Scores:  {report}\nPicture: {pictures[0]}")
+    print(f"Scores:  {report}")
+    for picture in pictures:
+        print(f"Picture: {picture}")
     return 0
 
 

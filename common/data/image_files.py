@@ -24,6 +24,11 @@ def image_id(path: PathLike) -> str:
     return name[: len(name) - len(suffix)]
 
 
+def is_nifti(path: PathLike) -> bool:
+    """Whether the name ends like that of a NIfTI file."""
+    return Path(path).name.lower().endswith(NIFTI_SUFFIXES)
+
+
 def existing_folder(path: PathLike) -> Path:
     """Absolute path of a folder.
 

@@ -22,7 +22,8 @@ def run_in_two_processes(names, run_id, **overrides):
     command = [sys.executable, *shlex.split(launcher), run_id, "--config_file", files]
     for name, value in {"bundle_root": str(REPOSITORY / "bundles" / BUNDLE), **overrides}.items():
         command += [f"--{name}", str(value)]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    quiet = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **quiet}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -34,8 +35,10 @@ def test_two_processes_train_and_evaluate_as_one_does(tmp_path):
     settings = {**TINY_3D, "dataset_dir": str(data), "model_dir": str(models), "num_folds": 3, "pictures": 0}
     training = {key: value for key, value in settings.items() if key != "pictures"}
     run_in_two_processes(["train", "multi_gpu_train"], "training", output_dir=output, **training)
-    assert not any(name.startswith("module.") for name in torch.load(models / "model.pt", weights_only=True))
-    run_in_two_processes(["train", "multi_gpu_train", "evaluate"], "evaluating", output_dir=output, **settings)
+    weights = torch.load(models / "model.pt", weights_only=True)
+    assert not any(name.startswith("module.") for name in weights)
+    names = ["train", "multi_gpu_train", "evaluate"]
+    run_in_two_processes(names, "evaluating", output_dir=output, **settings)
     run(BUNDLE, ["train", "evaluate"], output_dir=str(tmp_path / "one"), **settings)
     two, one = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("two", "one"))
     assert two == one

@@ -11,7 +11,14 @@ from tools.format_configs import format_text
 
 # Keys that an overlay may bring along although its base does not know them.
 ADDITIONS = {
-    "evaluate": {"checkpoint", "evaluating", "pictures", "report_columns"},
+    "evaluate": {
+        "checkpoint",
+        "evaluating",
+        "pictures",
+        "distance_units",
+        "report_columns",
+        "report_columns_mm",
+    },
     "multi_gpu_train": {"local_rank", "finalize"},
     "data_images": {"group_pattern"},
 }

@@ -56,7 +56,10 @@ def write_slice(
 
 
 def write_series(
-    folder: Path, positions_mm: tuple[float, ...] = (0.0, 2.0, 4.0, 6.0), series: str = "1.2.3", **changes: object
+    folder: Path,
+    positions_mm: tuple[float, ...] = (0.0, 2.0, 4.0, 6.0),
+    series: str = "1.2.3",
+    **changes: object,
 ) -> np.ndarray:
     """Write an axial series of 4 x 6 pixels and return its HU as (x, y, z) with z ascending.
 

@@ -33,7 +33,10 @@ def run(bundle: str, names, workflow_type="train", **overrides) -> ConfigWorkflo
     try:
         return _run(bundle, names, workflow_type, overrides)
     except RuntimeError as error:
-        raise find_input_error(error) or error from None
+        found = find_input_error(error)
+        if found is None:
+            raise
+        raise found from None
 
 
 def _run(bundle, names, workflow_type, overrides):
