@@ -31,8 +31,8 @@ def save_as_trained(model_dir: str | os.PathLike[str]) -> None:
     """Write the overlay that makes ``inference.json`` fit the running training; part of the ``run`` list.
 
     It holds the settings that both complete files know (network, classes, spacing, intensities, patch size)
-    and whose values differ from those of ``inference.json``, evaluated, so that nothing of the training data is
-    needed to use it::
+    and whose values differ from those of ``inference.json``, evaluated, so that nothing of the training data
+    is needed to use it::
 
         python -m monai.bundle run --config_file "['configs/inference.json','models/as_trained.json']" ...
 
@@ -57,12 +57,9 @@ def save_as_trained(model_dir: str | os.PathLike[str]) -> None:
 
 
 def _is_code(value: Any) -> bool:
-    return (
-        isinstance(value, str)
-        and value.startswith("$")
-        or isinstance(value, list)
-        and any(map(_is_code, value))
-    )
+    if isinstance(value, list):
+        return any(map(_is_code, value))
+    return isinstance(value, str) and value.startswith("$")
 
 
 def _network_settings(training: ConfigParser, inference: dict[str, Any]) -> dict[str, Any]:

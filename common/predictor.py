@@ -38,12 +38,12 @@ class Predictor:
         """Labels of an image on its own grid.
 
         Args:
-            image: real numbers, (H, W) or (D, H, W) in the order of a NIfTI file's axes, or with a leading
+            image: real numbers, (H, W) or (D, H, W), axes as in a NIfTI file, or with a leading
                 channel axis (C, ...); in the units of the training data (Hounsfield units for CT).
             affine: (4, 4), voxel to patient space in mm, RAS+ as in NIfTI. Identity (1 mm, RAS) if absent.
 
         Returns:
-            Class indices, of the spatial shape of ``image``; the data set's codes where ``output_codes`` is set.
+            Class indices, of the spatial shape of ``image``; the data set's codes if ``output_codes`` is set.
 
         Raises:
             InputError: the array has another number of axes or channels than the bundle expects, or NaN.

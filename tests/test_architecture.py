@@ -36,7 +36,7 @@ def imported_drawers(source: str) -> set[str]:
             is_package = node.module == "common"
             names |= {f"common.{alias.name}" for alias in node.names} if is_package else {node.module}
     own = [name.split(".") for name in names if name.split(".")[0] == "common"]
-    return {parts[1] if len(parts) > 1 else "common" for parts in own}
+    return {parts[1] if len(parts) > 1 else "common" for parts in own} - {"__version__"}
 
 
 def functions(source: str) -> list[ast.FunctionDef]:

@@ -239,8 +239,8 @@ def _check_arguments(spatial_dims: int, k: int, num_scales: int, skips: str) -> 
 def _initialize(module: nn.Module) -> None:
     """He-normal for all convolutions, zero biases.
 
-    The classifiers, too: started 50 times smaller, as summed branches without a normalization after them might
-    suggest, the network hardly leaves the background for hundreds of steps.
+    The classifiers, too: started 50 times smaller, as summed branches without a normalization after them
+    might suggest, the network hardly leaves the background for hundreds of steps.
     """
     if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -111,29 +111,44 @@ def test_one_network_keeps_only_the_bridge_head():
 
 
 def test_a_checkpoint_of_the_training_form_loads_into_the_fused_form():
-    network = TestKCBACNet3d().evaluation_network()
-    fused = KCBACNet(**SMALL_3D, fused=True).eval()
+    network = TestKCBACNet3d().evaluation_network().double()
+    fused = KCBACNet(**SMALL_3D, fused=True).eval().double()
     fused.load_state_dict(network.state_dict())
-    image = torch.randn(1, 1, 9, 8, 8)
+    image = torch.randn(1, 1, 9, 8, 8, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(fused(image), network(image), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(fused(image), network(image), atol=1e-9, rtol=1e-9)
     # ... and the fused checkpoint into the fused form again.
-    again = KCBACNet(**SMALL_3D, fused=True).eval()
+    again = KCBACNet(**SMALL_3D, fused=True).eval().double()
     again.load_state_dict(fused.state_dict())
     with torch.no_grad():
         assert torch.equal(again(image), fused(image))
 
 
 def test_fusing_in_place_keeps_the_output_and_drops_what_only_training_needs():
-    network = TestKCBACNet2d().evaluation_network()
-    image = torch.randn(1, 1, 20, 24)
+    network = TestKCBACNet2d().evaluation_network().double()
+    image = torch.randn(1, 1, 20, 24, dtype=torch.float64)
     with torch.no_grad():
         before = network(image)
         network.fuse()
-        torch.testing.assert_close(network(image), before, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(network(image), before, atol=1e-9, rtol=1e-9)
     twin = KCBACNet(**SMALL_2D, fused=True)
     assert network.state_dict().keys() == twin.state_dict().keys()
     torch.testing.assert_close(torch.jit.script(network)(image), network(image))
+
+
+def test_fused_in_single_precision_decides_alike():
+    network = KCBACNet(**{**SMALL_2D, "base_width": 16}).train()
+    with torch.no_grad():
+        for _ in range(20):  # statistics as after training, not drawn at random
+            network(torch.randn(4, 1, 32, 32))
+    network.eval()
+    fused = KCBACNet(**{**SMALL_2D, "base_width": 16}, fused=True).eval()
+    fused.load_state_dict(network.state_dict())
+    image = torch.randn(4, 1, 64, 64)
+    with torch.no_grad():
+        before, after = network(image), fused(image)
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=0)
+    assert (after.argmax(1) == before.argmax(1)).double().mean() >= 0.9999
 
 
 def test_a_fused_network_refuses_to_train():
