@@ -21,6 +21,8 @@ WHERE = (
     "--bundle_root bundles/kcbac_mmwhs --output_dir demo/output --model_dir demo/output/models"
     " --dataset_dir demo/mmwhs"
 )
+# A coarse grid and a window on contrast and soft tissue, for training and evaluation alike.
+GRID = ' --spacing_mm "[2.5,2.5,2.5]" --intensity_range "[-200,600]"'
 
 STEPS = {
     "Generate 8 labeled hearts and an unlabeled one, in the layout of MM-WHS 2017": (
@@ -29,11 +31,12 @@ STEPS = {
     "Train a small kCBAC-Net": (
         "python -m monai.bundle run training"
         f" --config_file \"['{CONFIGS}/train.json','{CONFIGS}/preset_laptop.json']\" {WHERE}"
+        f"{GRID} --max_epochs 8 --val_interval 4 --flip_prob 0.0 --rotate_prob 0.0"
     ),
     "Evaluate it on the cases held out of training": (
         "python -m monai.bundle run evaluating"
         f" --config_file \"['{CONFIGS}/train.json','{CONFIGS}/preset_laptop.json',"
-        f"'{CONFIGS}/evaluate.json']\" {WHERE}"
+        f"'{CONFIGS}/evaluate.json']\" {WHERE}{GRID}"
     ),
     "Segment the unlabeled heart": (
         "python -m monai.bundle run inferring"

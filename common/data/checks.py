@@ -55,8 +55,8 @@ def check_cases(
         in_channels: channels of every image.
         spatial_dims: spatial axes of every image, 2 or 3.
         label_codes: values allowed in labels, as for ``MapLabelCodesd``; None allows 0 .. K - 1.
-        receipt_file: JSON file that remembers what was found good, by path, size and time of change; such cases
-            are not read again. None reads everything.
+        receipt_file: JSON file that remembers what was found good, by path, size and time of change; such
+            cases are not read again. None reads everything.
 
     Raises:
         InputError: with one line for every problem in every file.

@@ -46,7 +46,7 @@ _READABLE_SYNTAXES = {
 
 
 def dicom_files(folder: Path) -> list[Path]:
-    """Files with a DICOM preamble directly in a folder, by name, whatever their suffix; hidden ones left out."""
+    """Files with a DICOM preamble directly in a folder, whatever their suffix, without hidden ones."""
     files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     return sorted(path for path in files if is_dicom(path))
 
@@ -54,8 +54,8 @@ def dicom_files(folder: Path) -> list[Path]:
 def single_series(folder: PathLike) -> list[Path]:
     """Slices of the one series in a folder, ordered along the normal of the slices.
 
-    Positions are ``ImagePositionPatient`` projected on the normal; ``SliceThickness`` and ``InstanceNumber`` are
-    never used, as they need not agree with where the slices lie.
+    Positions are ``ImagePositionPatient`` projected on the normal; ``SliceThickness`` and ``InstanceNumber``
+    are never used, as they need not agree with where the slices lie.
 
     Args:
         folder: with the slices, one per file; other files are ignored.
@@ -64,9 +64,10 @@ def single_series(folder: PathLike) -> list[Path]:
         Paths, at least 2.
 
     Raises:
-        InputError: no DICOM files, several series, fewer than 2 slices, a slice without geometry or with several
-            frames, different orientations, sizes or pixel spacings, two slices at one position, a gap, pixels in
-            a compression that cannot be decoded, or slices that the loader would take for different series.
+        InputError: no DICOM files, several series, fewer than 2 slices, a slice without geometry or with
+            several frames, different orientations, sizes or pixel spacings, two slices at one position, a
+            gap, pixels in a compression that cannot be decoded, or slices that the loader would take for
+            different series.
     """
     folder = existing_folder(folder)
     files = dicom_files(folder)
@@ -103,7 +104,7 @@ def _refuse_several_series(folder: Path, slices: dict[Path, pydicom.Dataset]) ->
         series[str(header.get("SeriesInstanceUID", ""))].append(header)
     if len(series) > 1:
         found = [
-            f"{headers[0].get('SeriesDescription', '') or 'no description'} ({len(headers)} slices, UID {uid})"
+            f"{headers[0].get('SeriesDescription') or 'no name'} ({len(headers)} slices, UID {uid})"
             for uid, headers in series.items()
         ]
         raise InputError(
@@ -178,8 +179,8 @@ def _refuse_uneven(folder: Path, ordered: Sequence[Path], positions_mm: np.ndarr
 def _refuse_split_by_loader(folder: Path, num_files: int) -> None:
     """Raise if MONAI's loader would read only some of the slices.
 
-    It lets GDCM group files by more than the series UID (slice thickness, sequence name, date) and takes the first
-    group with a mere warning; the settings here are those of ``monai.data.ITKReader``.
+    It lets GDCM group files by more than the series UID (slice thickness, sequence name, date) and takes the
+    first group with a mere warning; the settings here are those of ``monai.data.ITKReader``.
     """
     names = itk.GDCMSeriesFileNames.New()
     names.SetUseSeriesDetails(True)
@@ -188,6 +189,6 @@ def _refuse_split_by_loader(folder: Path, num_files: int) -> None:
     sizes = [len(names.GetFileNames(uid)) for uid in names.GetSeriesUIDs()]
     if sizes != [num_files]:
         raise InputError(
-            f"{folder}: expected {num_files} slices that agree in slice thickness, sequence name and date, found "
-            f"groups of {joined(sizes)} slices; separate or rewrite them"
+            f"{folder}: expected {num_files} slices that agree in slice thickness, sequence name and date, "
+            f"found groups of {joined(sizes)} slices; separate or rewrite them"
         )

@@ -38,9 +38,9 @@ def find_images(input_path: PathLike, in_channels: int = 1, spatial_dims: int = 
         ``{"id": ..., "image": path}`` by name; for DICOM the path is the folder, for ``LoadImaged`` to read.
 
     Raises:
-        InputError: nothing there, no images, images and DICOM mixed, two images that would be saved under one name,
-            a file that is unreadable or has the wrong number of axes or channels, or a DICOM series that
-            :func:`common.data.dicom.single_series` refuses.
+        InputError: nothing there, no images, images and DICOM mixed, two images that would be saved under one
+            name, a file that is unreadable or has the wrong number of axes or channels, or a DICOM series
+            refused by :func:`common.data.dicom.single_series`.
     """
     path = Path(input_path).expanduser().absolute()
     if not path.exists():
@@ -70,8 +70,8 @@ def _in_folder(folder: Path) -> list[Path]:
     series = [path for path in subfolders if dicom_files(path)]
     if not series:
         raise InputError(
-            f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}), DICOM files or subfolders with DICOM files, "
-            "found none"
+            f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}), DICOM files or subfolders with DICOM "
+            "files, found none"
         )
     if len(series) < len(subfolders):
         left_out = joined(path.name for path in subfolders if path not in series)
@@ -101,7 +101,7 @@ def _check(path: Path, in_channels: int, spatial_dims: int) -> None:
     if path.is_dir():
         if (in_channels, spatial_dims) != (1, 3):
             raise InputError(
-                f"{path}: expected {in_channels} channel(s) and {spatial_dims} spatial axes, found a DICOM series"
+                f"{path}: expected {in_channels} channel(s) and {spatial_dims} spatial axes, found DICOM"
             )
         single_series(path)
     elif is_nifti(path):
@@ -120,7 +120,8 @@ def _check_nifti(path: Path, in_channels: int, spatial_dims: int) -> None:
     except Exception as error:  # nibabel, gzip and the system raise different ones
         raise InputError(f"{path}: expected a NIfTI file ({error})") from error
     shape = image.shape
-    if len(shape) != spatial_dims + (in_channels > 1) and shape[spatial_dims:] != (in_channels,):
+    has_channels = shape[spatial_dims:] == (in_channels,) or (in_channels == 1 and len(shape) == spatial_dims)
+    if not has_channels:
         raise InputError(
             f"{path}: expected {spatial_dims} spatial axes and {in_channels} channel(s), found {shape}"
         )

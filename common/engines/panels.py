@@ -54,15 +54,15 @@ def planar_views(
 def volume_views(
     image: torch.Tensor, prediction: torch.Tensor, reference: torch.Tensor | None
 ) -> list[Views]:
-    """Sagittal, coronal and axial slice of a volume, patient upright and left of the patient on the left.
+    """Sagittal, coronal and axial slice as radiologists see them: upright, the patient's right on the left.
 
     Args:
         image: float (C, ...) on any grid; its first channel is interpolated on the grid of ``prediction``.
         prediction: class indices (1, ...), with the affine of its grid.
         reference: like ``prediction``, on the same grid; None if there is none.
     """
-    to_ras = Orientation(axcodes="RAS", labels=None)
-    masks = {title: to_ras(MetaTensor(mask)) for title, mask in _titled(reference, prediction).items()}
+    radiological = Orientation(axcodes="LAS", labels=None)
+    masks = {title: radiological(MetaTensor(mask)) for title, mask in _titled(reference, prediction).items()}
     image = MetaTensor(image.detach().cpu()[:1].float())
     first = next(iter(masks.values()))
     shown = next((mask for mask in masks.values() if mask.any()), first)

@@ -82,10 +82,11 @@ def test_volume_is_cut_through_the_center_of_the_reference():
     low, high = np.percentile(image[0, 2], (0.5, 99.5))
     expected = ((image[0, 2].numpy() - low) / (high - low)).clip(0, 1)
     np.testing.assert_allclose(sagittal.image, expected.T[::-1], atol=1e-4)
+    # In RAS x grows to the right of the patient, which radiologists see on the left.
     for view, plane in (
         (sagittal, reference[0, 2]),
-        (coronal, reference[0, :, 3]),
-        (axial, reference[0, ..., 4]),
+        (coronal, reference[0, :, 3].flip(0)),
+        (axial, reference[0, ..., 4].flip(0)),
     ):
         assert np.array_equal(view.masks["reference"], plane.numpy().T[::-1])
         assert not view.masks["prediction"].any()

@@ -1,0 +1,127 @@
+import json
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from common.data.splits import seeded_split
+from common.errors import InputError
+
+
+def make_cases(count, **more):
+    return [{"id": f"c{i:02d}", "image": f"/i/{i}", "label": f"/l/{i}", **more} for i in range(count)]
+
+
+def ids(cases):
+    return [case["id"] for case in cases]
+
+
+def test_fold_zero_is_the_last_fifth_of_the_shuffled_ids(tmp_path):
+    names = [f"c{i:02d}" for i in range(20)]
+    random.Random(3).shuffle(names)
+    split = seeded_split(make_cases(20)[::-1], tmp_path / "split.json", seed=3)
+    assert sorted(names[-4:]) == ids(split["validation"])
+    assert sorted(names[:16]) == ids(split["training"])
+    assert split["training"][0]["image"].startswith("/i/")
+
+
+@pytest.mark.parametrize(("count", "num_folds"), [(20, 5), (7, 3), (5, 5)])
+def test_folds_cover_every_case_once(tmp_path, count, num_folds):
+    cases = make_cases(count)
+    held_out = []
+    for fold in range(num_folds):
+        split = seeded_split(cases, tmp_path / f"{fold}.json", num_folds=num_folds, fold=fold)
+        assert not set(ids(split["training"])) & set(ids(split["validation"]))
+        held_out += ids(split["validation"])
+    assert sorted(held_out) == ids(cases)
+
+
+def test_groups_stay_together(tmp_path):
+    cases = [case | {"group": case["id"][-1]} for case in make_cases(40)]
+    for fold in range(5):
+        split = seeded_split(cases, tmp_path / f"{fold}.json", fold=fold)
+        groups = [{case["group"] for case in split[name]} for name in ("training", "validation")]
+        assert not groups[0] & groups[1]
+        assert len(groups[1]) == 2
+
+
+def test_file_holds_ids_and_settings_only(tmp_path):
+    seeded_split(make_cases(5), tmp_path / "new" / "split.json", seed=1, fold=2)
+    content = json.loads((tmp_path / "new" / "split.json").read_text())
+    assert {name: content[name] for name in ("seed", "num_folds", "fold")} == {
+        "seed": 1,
+        "num_folds": 5,
+        "fold": 2,
+    }
+    assert sorted(content["training"] + content["validation"]) == ids(make_cases(5))
+    assert "/i/" not in (tmp_path / "new" / "split.json").read_text()
+
+
+def test_existing_file_decides(tmp_path):
+    path = tmp_path / "split.json"
+    seeded_split(make_cases(5), path)
+    content = json.loads(path.read_text())
+    content["training"], content["validation"] = ["c04", "c03", "c02"], ["c00", "c01"]
+    path.write_text(json.dumps(content))
+    assert ids(seeded_split(make_cases(5), path)["validation"]) == ["c00", "c01"]
+
+
+def test_file_of_other_cases_or_settings_is_refused_with_the_differences(tmp_path):
+    path = tmp_path / "split.json"
+    seeded_split(make_cases(5), path)
+    with pytest.raises(InputError, match=r"cases only in the data: c05.*") as error:
+        seeded_split(make_cases(6)[1:], path, seed=1)
+    assert "cases only in the split file: c00" in str(error.value)
+    assert "'seed': 1" in str(error.value)
+    assert "'seed': 0" in str(error.value)
+    assert "delete it" in str(error.value)
+
+
+def test_case_listed_twice_is_refused(tmp_path):
+    path = tmp_path / "split.json"
+    seeded_split(make_cases(5), path)
+    content = json.loads(path.read_text())
+    content["training"].append(content["validation"][0])
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="listed twice"):
+        seeded_split(make_cases(5), path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '"a"', ""])
+def test_malformed_file_is_refused(tmp_path, text):
+    (tmp_path / "split.json").write_text(text)
+    with pytest.raises(InputError, match=r"split\.json"):
+        seeded_split(make_cases(5), tmp_path / "split.json")
+
+
+def test_official_roles_are_obeyed(tmp_path):
+    roles = ["training", "training", "validation", "test"]
+    cases = [case | {"split": role} for case, role in zip(make_cases(4), roles)]
+    split = seeded_split(cases, tmp_path / "split.json", seed=5)
+    assert ids(split["training"]) == ["c00", "c01"]
+    assert ids(split["validation"]) == ["c02"]
+    # the same file serves the evaluation on the test part
+    assert ids(seeded_split(cases, tmp_path / "split.json", held_out_role="test")["validation"]) == ["c03"]
+
+
+def test_absent_or_partial_roles_are_refused(tmp_path):
+    cases = [case | {"split": "training"} for case in make_cases(4)]
+    with pytest.raises(InputError, match="'test', found only training"):
+        seeded_split(cases, tmp_path / "a.json", held_out_role="test")
+    with pytest.raises(InputError, match="c09: no role"):
+        seeded_split([*cases, make_cases(10)[9]], tmp_path / "b.json")
+
+
+@pytest.mark.parametrize(
+    ("num_folds", "fold", "name"), [(1, 0, "num_folds"), (6, 0, "num_folds"), (5, 5, "fold")]
+)
+def test_impossible_folds_are_refused(tmp_path, num_folds, fold, name):
+    with pytest.raises(InputError, match=f"^{name}: expected"):
+        seeded_split(make_cases(5), tmp_path / "split.json", num_folds=num_folds, fold=fold)
+
+
+def test_several_processes_get_one_split(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: seeded_split(make_cases(20), tmp_path / "split.json"), range(16)))
+    assert all(split == found[0] for split in found)
+    assert [path.name for path in tmp_path.iterdir()] == ["split.json"]
