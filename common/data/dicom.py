@@ -17,6 +17,7 @@ from common.data.image_files import existing_folder, joined
 from common.errors import InputError, raise_problems
 
 _SPACING_TOLERANCE_MM = 0.05
+_SHIFT_TOLERANCE_MM = 0.5
 _TAGS = (
     "SeriesInstanceUID",
     "SeriesDescription",
@@ -66,8 +67,8 @@ def single_series(folder: PathLike) -> list[Path]:
     Raises:
         InputError: no DICOM files, several series, fewer than 2 slices, a slice without geometry or with
             several frames, different orientations, sizes or pixel spacings, two slices at one position, a
-            gap, pixels in a compression that cannot be decoded, or slices that the loader would take for
-            different series.
+            gap, a tilted gantry, pixels in a compression that cannot be decoded, or slices that the
+            loader would take for different series.
     """
     folder = existing_folder(folder)
     files = dicom_files(folder)
@@ -82,9 +83,11 @@ def single_series(folder: PathLike) -> list[Path]:
     )
     _refuse_different_grids(folder, slices)
     normal = _normal(slices[files[0]])
-    positions = {path: float(normal @ np.array(slices[path].ImagePositionPatient, float)) for path in files}
-    ordered = sorted(files, key=positions.__getitem__)
-    _refuse_uneven(folder, ordered, np.array([positions[path] for path in ordered]))
+    corners = {path: np.array(slices[path].ImagePositionPatient, float) for path in files}
+    ordered = sorted(files, key=lambda path: float(normal @ corners[path]))
+    corners_mm = np.array([corners[path] for path in ordered])
+    _refuse_uneven(folder, ordered, corners_mm @ normal)
+    _refuse_tilt(folder, corners_mm, normal)
     _refuse_split_by_loader(folder, len(files))
     return ordered
 
@@ -174,6 +177,17 @@ def _refuse_uneven(folder: Path, ordered: Sequence[Path], positions_mm: np.ndarr
             hint = f", about {lost} slice(s) missing" if lost > 0 else ""
             problems.append(f"{where}: expected steps of {usual_mm:.2f} mm, found {step_mm:.2f} mm{hint}")
     raise_problems(f"{folder}: positions of the slices", problems)
+
+
+def _refuse_tilt(folder: Path, corners_mm: np.ndarray, normal: np.ndarray) -> None:
+    """Raise if the slices are shifted against each other: the loader would straighten the stack silently."""
+    offsets = corners_mm - corners_mm[0]
+    shift_mm = np.linalg.norm(offsets - np.outer(offsets @ normal, normal), axis=1).max()
+    if shift_mm > _SHIFT_TOLERANCE_MM:
+        raise InputError(
+            f"{folder}: expected slices stacked along their normal, found a shift of {shift_mm:.2f} mm "
+            "across it (tilted gantry?); resample the series first"
+        )
 
 
 def _refuse_split_by_loader(folder: Path, num_files: int) -> None:

@@ -53,5 +53,5 @@ def code_of_class(codes: LabelCodes | None, num_classes: int) -> list[int]:
 
 def shown(values: Sequence[float], limit: int = 12) -> str:
     """Values as a short text for messages: ``"0, 205, 420, ... (31 values)"``."""
-    text = ", ".join(f"{value:g}" for value in values[:limit])
+    text = ", ".join(f"{value:.7g}" for value in values[:limit])
     return text if len(values) <= limit else f"{text}, ... ({len(values)} values)"

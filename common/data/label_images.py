@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from monai.utils import convert_to_dst_type
 
@@ -34,7 +35,7 @@ def class_labels(label: torch.Tensor, class_of: Mapping[int, int], name: str) ->
         classes[is_code] = index
         is_known |= is_code
     if not is_known.all():
-        unknown = torch.unique(values[~is_known]).tolist()
+        unknown = np.unique(values[~is_known].cpu().numpy()).tolist()  # torch would list each NaN
         raise InputError(
             f"{name}: expected label values {shown(sorted(class_of))}, found also {shown(unknown)} "
             f"in {int((~is_known).sum())} voxel(s)"

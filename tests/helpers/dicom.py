@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -45,6 +46,8 @@ def write_slice(
     dataset.Rows, dataset.Columns = values_hu.shape
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 0
     dataset.PixelData = (values_hu + 1024).astype("<u2").tobytes()
+    if meta.TransferSyntaxUID.is_compressed:
+        dataset.PixelData = encapsulate([dataset.PixelData])
     for attribute, value in changes.items():
         if value is None:
             delattr(dataset, attribute)

@@ -25,4 +25,5 @@ def test_codes_that_do_not_fit_are_refused(codes, num_classes):
 
 
 def test_long_lists_are_cut():
+    assert shown([420.0001]) == "420.0001"
     assert shown([0.5, 2, 3], limit=2) == "0.5, 2, ... (3 values)"

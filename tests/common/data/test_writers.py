@@ -16,6 +16,12 @@ OBLIQUE = np.array(
 )
 
 
+def write_half(path, error):
+    with atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise error
+
+
 def test_file_appears_only_when_complete_and_keeps_its_suffix(tmp_path):
     target = tmp_path / "new" / "case.nii.gz"
     with atomic_path(target) as temporary:
@@ -30,18 +36,15 @@ def test_file_appears_only_when_complete_and_keeps_its_suffix(tmp_path):
 def test_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
     target = tmp_path / "state.pt"
     target.write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic_path(target) as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        write_half(target, KeyboardInterrupt())
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
     assert target.read_text() == "old"
 
 
 def test_full_disk_names_file_and_free_space(tmp_path):
-    with pytest.raises(InputError, match=r"a\.txt: .*No space left on device.*MiB free"):  # noqa: SIM117
-        with atomic_path(tmp_path / "a.txt") as temporary:
-            temporary.write_text("half")
-            raise OSError(28, "No space left on device")
+    with pytest.raises(InputError, match=r"a\.txt: .*No space left on device.*MiB free"):
+        write_half(tmp_path / "a.txt", OSError(28, "No space left on device"))
     assert not list(tmp_path.iterdir())
 
 
