@@ -57,6 +57,24 @@ def check_batch_norm(network: nn.Module, in_channels: int, roi_size: Sequence[in
         )
 
 
+def check_patch_size(network: nn.Module, roi_size: Sequence[int]) -> None:
+    """Warn of training patches that the network has to pad.
+
+    The padding is cut off the output again, so what lies there is never trained, while the same positions of
+    a full window count at inference: frames of nonsense along the borders of the image were the result.
+
+    Args:
+        network: says with ``size_multiple`` which edge lengths it takes as they are (others take all).
+        roi_size: edge lengths of the training patch in voxels.
+    """
+    multiple = getattr(network, "size_multiple", 1)
+    if any(edge % multiple for edge in roi_size):
+        logger.warning(
+            f"roi_size {list(roi_size)}: expected multiples of {multiple} for this network; the patches are"
+            " padded, and predictions at the borders of larger windows will be poor"
+        )
+
+
 def _on_meta(network: nn.Module) -> nn.Module:
     # Named in the memo, tensors are replaced instead of copied: no second set of weights in memory.
     tensors = chain(network.parameters(), network.buffers())

@@ -7,7 +7,7 @@ import torch
 from monai.networks.nets import UNet
 from torch import nn
 
-from common.engines.preflight import check_batch_norm
+from common.engines.preflight import check_batch_norm, check_patch_size
 from common.errors import InputError
 from common.networks.kcbac import KCBACNet
 
@@ -88,3 +88,10 @@ def test_large_network_costs_no_memory():
             nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(1), nn.Linear(4 * 510**2, 10**6)
         )
     check_batch_norm(network, 1, (512, 512), 2)
+
+
+@pytest.mark.parametrize(("roi_size", "is_warned"), [((16, 32), False), ((16, 24), True)])
+def test_patches_that_the_network_would_pad_are_warned_of(roi_size, is_warned, caplog):
+    network = KCBACNet(2, 1, 2, base_width=2, num_scales=3)  # 2 ** (3 + 2 - 1) = 16
+    check_patch_size(network, roi_size)
+    assert ("expected multiples of 16" in caplog.text) == is_warned

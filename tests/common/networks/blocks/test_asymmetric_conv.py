@@ -38,7 +38,7 @@ def test_an_even_kernel_is_refused():
 
 
 def test_fused_number_derived_by_hand():
-    """Kernels and input 1: an inner pixel sums 9 + 3 + 3 taps; each norm maps v to 2 (v - 1) / 2 + 3 = v + 2."""
+    """Kernels and input 1: an inner pixel sums 9 + 3 + 3 taps; a norm maps v to 2 (v - 1) / 2 + 3 = v + 2."""
     conv = AsymmetricConv(2, 1, 1, "line").eval()
     for branch in conv.branches:
         torch.nn.init.ones_(branch.conv.weight)

@@ -1,0 +1,69 @@
+"""Learning rates over training, as plain functions for ``torch.optim.lr_scheduler.LambdaLR``, and per layer.
+
+Paper: Zhao et al., "M2SNet: Multi-scale in Multi-scale Subtraction Network for Medical Image Segmentation",
+arXiv 2303.10894.
+Implements: section on implementation details, warm-up and linear decay.
+Differs from the paper: nothing; the released code has a backbone group that stays empty, because it looks for
+another name, so that everything trains at the rate of the head. Here such a group is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from common.engines.weights import unwrapped
+from common.errors import InputError
+
+
+def triangle(epoch: int, max_epochs: int) -> float:
+    """Factor of the learning rate that rises linearly to the middle of training and falls again.
+
+    Constant within an epoch. With an odd number of epochs the middle one has factor 1, with an even number
+    the two in the middle share the largest value, n / (n + 1).
+
+    Args:
+        epoch: 0 for the first, as ``LambdaLR`` counts.
+        max_epochs: number of epochs n.
+
+    Returns:
+        1 - |2 (epoch + 1) / (n + 1) - 1|; 0 after the last epoch.
+
+    Raises:
+        InputError: ``max_epochs`` is not positive.
+
+    Source: Zhao 2023, released code.
+    """
+    if max_epochs < 1:
+        raise InputError(f"max_epochs: expected at least 1, found {max_epochs}")
+    return max(0.0, 1 - abs(2 * (epoch + 1) / (max_epochs + 1) - 1))
+
+
+def learning_rate_groups(network: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Parameter groups for an optimizer: the named parts of a network with their own learning rates.
+
+    All other parameters form a last group without a rate, which takes the optimizer's.
+
+    Args:
+        network: its trainable parameters are grouped; parallel wrappers are looked through.
+        rates: learning rate by the name of a part, e.g. ``{"encoder": 0.005}``; empty: one group.
+
+    Returns:
+        Groups in the order of ``rates``, the rest at the end if there is any. Every trainable parameter is in
+        exactly one group.
+
+    Raises:
+        InputError: a name that matches no trainable parameter left by the names before it.
+    """
+    network = unwrapped(network)
+    left = {name: value for name, value in network.named_parameters() if value.requires_grad}
+    groups: list[dict[str, Any]] = []
+    for part, rate in rates.items():
+        names = [name for name in left if name == part or name.startswith(f"{part}.")]
+        if not names:
+            children = ", ".join(name for name, _ in network.named_children())
+            raise InputError(f"rates: expected parts of the network ({children}), found {part!r}")
+        groups.append({"params": [left.pop(name) for name in names], "lr": rate})
+    return [*groups, {"params": list(left.values())}] if left else groups
