@@ -88,8 +88,8 @@ class SaliencyMetrics:
 
     ``weighted_f``, ``s_measure``, ``mae``; the E-measure at the adaptive threshold, as mean and as maximum
     over 256 thresholds (``e_adaptive``, ``e_mean``, ``e_max``). Dice and IoU come in three protocols, whose
-    numbers must not be compared with one another: ``authors_*`` (soft Dice, IoU above 0.5), ``pranet_*`` (mean
-    over 256 thresholds, ``pranet_max_*`` their maximum; with precision, recall and specificity) and
+    numbers must not be compared with one another: ``authors_*`` (soft Dice, IoU above 0.5), ``pranet_*``
+    (mean over 256 thresholds, ``pranet_max_*`` their maximum; with precision, recall and specificity) and
     ``*_at_half`` (binary masks above 0.5, never stretched).
 
     After each epoch ``engine.state.metrics[<prefix><measure>]`` holds the mean over cases, then classes;

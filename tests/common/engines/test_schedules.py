@@ -1,0 +1,80 @@
+"""Triangle schedule and learning-rate groups: published rates, a scheduler's life, groups that stay empty."""
+
+import functools
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from common.engines.schedules import learning_rate_groups, triangle
+from common.errors import InputError
+
+
+class TwoParts(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = torch.nn.Conv2d(3, 4, 1)
+        self.encoder_extra = torch.nn.Conv2d(4, 4, 1)
+        self.head = torch.nn.Conv2d(4, 1, 1)
+
+
+def test_rates_of_fifty_epochs():
+    rates = [0.05 * triangle(epoch, 50) for epoch in range(50)]
+    assert [round(rate, 5) for rate in rates[:2]] == [0.00196, 0.00392]
+    assert rates[24] == pytest.approx(0.05 * 50 / 51)
+    assert rates[25] == pytest.approx(rates[24])
+    assert rates == pytest.approx(rates[::-1])
+    assert rates[-1] == pytest.approx(0.1 / 51)
+    assert rates.index(max(rates)) in (24, 25)
+
+
+def test_an_odd_number_of_epochs_reaches_the_full_rate():
+    assert [triangle(epoch, 3) for epoch in range(5)] == pytest.approx([0.5, 1, 0.5, 0, 0])
+    assert triangle(0, 1) == 1
+
+
+def test_no_epochs_are_refused():
+    with pytest.raises(InputError, match="max_epochs: expected at least 1, found 0"):
+        triangle(0, 0)
+
+
+def test_scheduler_scales_each_group():
+    network = TwoParts()
+    groups = learning_rate_groups(network, {"encoder": 0.005})
+    optimizer = torch.optim.SGD(groups, lr=0.05, momentum=0.9, nesterov=True)
+    scheduler = LambdaLR(optimizer, functools.partial(triangle, max_epochs=3))
+    found = []
+    for _ in range(4):
+        found.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step()
+    assert found == [
+        pytest.approx(rates) for rates in ([0.0025, 0.025], [0.005, 0.05], [0.0025, 0.025], [0, 0])
+    ]
+
+
+def test_every_trainable_parameter_is_in_one_group():
+    network = TwoParts()
+    network.head.bias.requires_grad_(False)
+    groups = learning_rate_groups(network, {"head": 0.1, "encoder": 0.2})
+    assert [group.get("lr") for group in groups] == [0.1, 0.2, None]
+    assert groups[0]["params"] == [network.head.weight]
+    assert list(map(id, groups[1]["params"])) == list(map(id, network.encoder.parameters()))
+    assert list(map(id, groups[2]["params"])) == list(map(id, network.encoder_extra.parameters()))
+
+
+def test_no_rates_give_one_group_and_all_rates_no_rest():
+    network = TwoParts()
+    (group,) = learning_rate_groups(network, {})
+    assert len(group["params"]) == 6
+    assert len(learning_rate_groups(network, {"encoder": 1, "encoder_extra": 1, "head": 1})) == 3
+
+
+def test_parallel_wrappers_are_looked_through():
+    network = torch.nn.DataParallel(TwoParts())
+    assert learning_rate_groups(network, {"encoder": 0.1})[0]["lr"] == 0.1
+
+
+def test_a_group_that_would_stay_empty_is_refused():
+    with pytest.raises(InputError, match=r"\(encoder, encoder_extra, head\), found 'bkbone'"):
+        learning_rate_groups(TwoParts(), {"bkbone": 0.005})
