@@ -1,0 +1,122 @@
+"""Folding batch normalizations into the convolutions before them, in modules and in state dicts.
+
+In evaluation mode a batch normalization maps each channel v to ``s v + (beta - mean s)`` with
+``s = gamma / sqrt(variance + eps)``, so a convolution before it can do this work with other weights: kernel
+``s K`` and bias ``s b + beta - mean s``. A pair is given by two names, so any layout of a network will do. An
+empty first name stands for a normalization without convolution, which becomes a scale and a shift.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Pairs = Iterable[tuple[str, str]]
+_NORM_ENTRIES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+class ChannelAffine(nn.Module):
+    """A scale and a shift per channel: what remains of a normalization in evaluation mode.
+
+    Args:
+        weight: float (C,), the scales.
+        bias: float (C,), the shifts.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, [D,] H, W) to the same shape."""
+        shape = [-1] + [1] * (features.dim() - 2)
+        return features * self.weight.view(shape) + self.bias.view(shape)
+
+
+def folding_pairs(network: nn.Module) -> list[tuple[str, str]]:
+    """Names of all (convolution, normalization) pairs inside a network.
+
+    Args:
+        network: any module. Those of its parts that have a method ``folding_pairs`` (without arguments, names
+            relative to the part) are asked; the network's own method, if any, is not.
+
+    Returns:
+        Names relative to ``network``, in order of registration.
+    """
+    return [
+        (f"{name}.{conv}" if conv else "", f"{name}.{norm}")
+        for name, module in network.named_modules()
+        if module is not network and hasattr(module, "folding_pairs")
+        for conv, norm in module.folding_pairs()
+    ]
+
+
+def folded_parameters(
+    norm: Mapping[str, Tensor], eps: float, weight: Tensor | None = None, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Kernel and bias that equal a convolution and the normalization after it.
+
+    Args:
+        norm: ``weight``, ``bias``, ``running_mean`` and ``running_var`` of the normalization, float (C_out,).
+        eps: of the normalization.
+        weight: kernel of the convolution, float (C_out, C_in, [D,] H, W); ``None``: no convolution.
+        bias: of the convolution, float (C_out,), or ``None``.
+
+    Returns:
+        Kernel (scales (C_out,) without a convolution) and bias (C_out,), computed in float64 and rounded once
+        to the type of ``weight`` (of the normalization's).
+    """
+    scale = norm["weight"].double() / torch.sqrt(norm["running_var"].double() + eps)
+    shift = norm["bias"].double() - norm["running_mean"].double() * scale
+    if weight is None:
+        return scale.to(norm["weight"].dtype), shift.to(norm["weight"].dtype)
+    if bias is not None:
+        shift = shift + bias.double() * scale
+    kernel = weight.double() * scale.view(-1, *[1] * (weight.dim() - 1))
+    return kernel.to(weight.dtype), shift.to(weight.dtype)
+
+
+def fold_modules(network: nn.Module, pairs: Pairs) -> None:
+    """Fold normalizations of a network in place; an identity takes the place of each.
+
+    Args:
+        network: changed; its outputs stay what they are in evaluation mode, up to rounding.
+        pairs: names of convolutions and of the normalizations that directly follow them. An empty first name:
+            the normalization follows no convolution and becomes a :class:`ChannelAffine`.
+    """
+    for conv_name, norm_name in pairs:
+        norm = network.get_submodule(norm_name)
+        statistics = {key: value.detach() for key, value in norm.state_dict().items()}
+        if conv_name:
+            conv = network.get_submodule(conv_name)
+            bias = None if conv.bias is None else conv.bias.detach()
+            weight, bias = folded_parameters(statistics, norm.eps, conv.weight.detach(), bias)
+            conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
+            successor: nn.Module = nn.Identity()
+        else:
+            successor = ChannelAffine(*folded_parameters(statistics, norm.eps))
+        parent, _, leaf = norm_name.rpartition(".")
+        setattr(network.get_submodule(parent), leaf, successor)
+
+
+def fold_state(state_dict: dict[str, Any], prefix: str, pairs: Pairs, eps: float = 1e-5) -> None:
+    """Turn the state dict of a network before folding into the one after it, in place.
+
+    Args:
+        state_dict: of the training form, or of the folded form, which stays as it is.
+        prefix: what precedes the names of the pairs in the state dict, with its final dot.
+        pairs: as for :func:`fold_modules`.
+        eps: of the normalizations; PyTorch's default.
+    """
+    for conv_name, norm_name in pairs:
+        norm = f"{prefix}{norm_name}."
+        if f"{norm}running_var" not in state_dict:
+            continue
+        entries = {key: state_dict.pop(norm + key) for key in _NORM_ENTRIES if norm + key in state_dict}
+        target = f"{prefix}{conv_name}." if conv_name else norm
+        weight, bias = (state_dict.get(target + key) for key in ("weight", "bias"))
+        state_dict[f"{target}weight"], state_dict[f"{target}bias"] = folded_parameters(
+            entries, eps, weight, bias
+        )
