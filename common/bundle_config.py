@@ -1,4 +1,4 @@
-"""Finds mistyped settings, which MONAI accepts as new ones and then never uses."""
+"""A bundle's configuration: finds settings that MONAI would silently ignore, and reads it from Python."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import difflib
 import inspect
 import json
 import logging
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigWorkflow, ReferenceResolver
+from monai.bundle import ConfigParser, ConfigWorkflow, ReferenceResolver
 from monai.bundle.utils import ID_SEP_KEY
 
-from common.errors import raise_problems
+from common.errors import InputError, raise_problems
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,31 @@ def check_overrides() -> None:
         if path not in known and not path.startswith("_") and not _is_used(path, references)
     ]
     raise_problems("configuration", [_describe(path, known) for path in unknown])
+
+
+def inference_config(
+    bundle_dir: str | os.PathLike[str], overlays: Sequence[str | os.PathLike[str]] = (), **overrides: Any
+) -> ConfigParser:
+    """A bundle's merged inference configuration, nothing of it built yet.
+
+    Args:
+        bundle_dir: the bundle's folder, with ``configs/inference.json``.
+        overlays: config files merged after it: paths, or names of files in ``configs``.
+        overrides: settings that have the last word.
+
+    Raises:
+        InputError: a config file does not exist.
+    """
+    configs = Path(bundle_dir).expanduser() / "configs"
+    files = [configs / "inference.json"]
+    files += [Path(name) if Path(name).is_file() else configs / name for name in overlays]
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{file}: expected a config file of the bundle, found none")
+    parser = ConfigParser()
+    parser.read_config([str(file) for file in files])
+    parser.update({"bundle_root": str(bundle_dir), **overrides})
+    return parser
 
 
 def running_workflow() -> ConfigWorkflow | None:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
 from monai.utils import ensure_tuple
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
+from common.bundle_config import inference_config
 from common.data.image_files import joined
 from common.data.writers import atomic_path
 from common.engines.input_errors import report_plainly
@@ -201,17 +201,9 @@ def _network(
 
 
 def _bundle_network(bundle_dir: Path, overlays: Sequence[str], overrides: Mapping[str, Any]) -> nn.Module:
-    configs = bundle_dir.expanduser() / "configs"
-    files = [configs / "inference.json"]
-    files += [Path(name) if Path(name).is_file() else configs / name for name in overlays]
-    for file in files:
-        if not file.is_file():
-            raise InputError(f"{file}: expected a config file of the bundle, found none")
-    parser = ConfigParser()
-    parser.read_config([str(file) for file in files])
-    parser.update({"bundle_root": str(bundle_dir), **overrides})
+    parser = inference_config(bundle_dir, overlays, **overrides)
     if "network_def" not in parser:
-        raise InputError(f"{files[0]}: expected the bundle's network under network_def, found no such key")
+        raise InputError(f"{bundle_dir}: expected the bundle's network under network_def, found no such key")
     return parser.get_parsed_content("network_def")
 
 

@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, SaveImaged
 
+from common.bundle_config import inference_config
 from common.engines.weights import load_weights
 from common.errors import InputError
 
@@ -87,16 +88,7 @@ def load_predictor(
     Raises:
         InputError: a config file or the weights are missing or do not fit.
     """
-    configs = Path(bundle_dir) / "configs"
-    files = [configs / "inference.json"]
-    files += [Path(name) if Path(name).is_file() else configs / name for name in overlays]
-    for file in files:
-        if not file.is_file():
-            raise InputError(f"{file}: expected a config file of the bundle, found none")
-    parser = ConfigParser()
-    parser.read_config([str(file) for file in files])
-    parser.update({"bundle_root": str(bundle_dir), **overrides})
-    return Predictor(parser)
+    return Predictor(inference_config(bundle_dir, overlays, **overrides))
 
 
 def _without(transforms: Compose, unwanted: type) -> Compose:

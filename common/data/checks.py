@@ -19,7 +19,7 @@ from common import __version__
 from common.data.image_files import image_problems, is_nifti, read_image
 from common.data.label_codes import LabelCodes, class_of_code
 from common.data.label_images import class_labels
-from common.data.layouts import Case
+from common.data.pairing import Case
 from common.data.writers import atomic_path
 from common.errors import InputError, raise_problems
 

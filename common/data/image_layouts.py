@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common.data.image_files import existing_folder, image_id, joined, list_images
-from common.data.layouts import _by_id, _paired, _refuse_repeats
+from common.data.pairing import by_id, paired, refuse_repeats
 from common.errors import InputError
 
 ImageCase = dict[str, Any]
@@ -207,7 +207,7 @@ def _with_roles(
     if test:
         roles = {"training": training, "test": test}
         cases = [{**case, "split": role} for role, part in roles.items() for case in part]
-    _refuse_repeats(root, [case["id"] for case in cases])
+    refuse_repeats(root, [case["id"] for case in cases])
     return cases
 
 
@@ -229,8 +229,8 @@ def _images_and_masks(folder: Path) -> list[ImageCase]:
 
 def _pairs(image_folder: Path, mask_folder: Path) -> list[ImageCase]:
     """Cases from images and masks of equal stems, sorted by id."""
-    images = _by_id(list_images(image_folder), [])
-    return _paired(image_folder, images, _by_id(list_images(mask_folder), []))
+    images = by_id(list_images(image_folder), [])
+    return paired(image_folder, images, by_id(list_images(mask_folder), []))
 
 
 def _clip(set_name: str, clip_name: str, frames: Path, masks: Path) -> list[ImageCase]:
@@ -251,7 +251,7 @@ def _with_all_masks(folder: Path) -> list[ImageCase]:
             others.append(path)
         else:
             masks.setdefault(match[1], []).append(str(path))
-    cases: list[ImageCase] = _paired(folder, _by_id(others, []), {i: Path(masks[i][0]) for i in masks})
+    cases: list[ImageCase] = paired(folder, by_id(others, []), {i: Path(masks[i][0]) for i in masks})
     for case in cases:
         paths = masks[case["id"]]
         case["label"] = paths if len(paths) > 1 else paths[0]

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from common.data.image_files import existing_folder, image_id, list_images
+from common.data.pairing import Case, by_id, paired, refuse_repeats
 from common.errors import InputError, raise_problems
-
-Case = dict[str, str]
 
 _ISIC2017_FOLDERS = {"training": "Training", "validation": "Validation", "test": "Test_v2"}
 
@@ -35,9 +33,9 @@ def mmwhs_ct(dataset_dir: str) -> list[Case]:
     if (folder / "ct_train").is_dir():
         folder = folder / "ct_train"
     files = list_images(folder)
-    images = _by_id([path for path in files if image_id(path).endswith("_image")], ["_image"])
-    labels = _by_id([path for path in files if image_id(path).endswith("_label")], ["_label"])
-    return _paired(folder, images, labels)
+    images = by_id([path for path in files if image_id(path).endswith("_image")], ["_image"])
+    labels = by_id([path for path in files if image_id(path).endswith("_label")], ["_label"])
+    return paired(folder, images, labels)
 
 
 def isic2017(dataset_dir: str) -> list[Case]:
@@ -63,10 +61,10 @@ def isic2017(dataset_dir: str) -> list[Case]:
         if role != "training" and not (image_dir.is_dir() or mask_dir.is_dir()):
             continue
         images = list_images(existing_folder(image_dir))
-        images = _by_id([path for path in images if not path.stem.endswith("_superpixels")], [])
-        masks = _by_id(list_images(existing_folder(mask_dir)), ["_segmentation"])
-        cases += [{**case, "split": role} for case in _paired(image_dir, images, masks)]
-    _refuse_repeats(root, [case["id"] for case in cases])
+        images = by_id([path for path in images if not path.stem.endswith("_superpixels")], [])
+        masks = by_id(list_images(existing_folder(mask_dir)), ["_segmentation"])
+        cases += [{**case, "split": role} for case in paired(image_dir, images, masks)]
+    refuse_repeats(root, [case["id"] for case in cases])
     return cases
 
 
@@ -95,9 +93,9 @@ def image_mask_folder(dataset_dir: str, group_pattern: str | None = None) -> lis
     if len(mask_folders) != 1:
         found = " and ".join(path.name for path in mask_folders) or "neither"
         raise InputError(f"{root}: expected one of the folders masks and labels, found {found}")
-    images = _by_id(list_images(image_folder), [])
-    masks = _by_id(list_images(mask_folders[0]), ["_mask", "_segmentation", "_label"], wanted=images)
-    cases = _paired(image_folder, images, masks)
+    images = by_id(list_images(image_folder), [])
+    masks = by_id(list_images(mask_folders[0]), ["_mask", "_segmentation", "_label"], wanted=images)
+    cases = paired(image_folder, images, masks)
     return cases if group_pattern is None else _grouped(cases, group_pattern)
 
 
@@ -125,9 +123,9 @@ def msd(dataset_dir: str) -> list[Case]:
     pairs = [pair for pair in pairs if not pair[0].name.startswith("._")]
     missing = [path for pair in pairs for path in pair if not path.is_file()]
     raise_problems(f"{root / 'dataset.json'} lists files that do not exist", [str(path) for path in missing])
-    images = _by_id([image for image, _ in pairs], [])
+    images = by_id([image for image, _ in pairs], [])
     labels = {image_id(image): label for image, label in pairs}
-    return _paired(root, images, labels)
+    return paired(root, images, labels)
 
 
 def msd_class_names(dataset_dir: str) -> list[str]:
@@ -160,33 +158,6 @@ def _msd_description(dataset_dir: str) -> tuple[Path, dict]:
     return root, description
 
 
-def _by_id(
-    files: Sequence[Path], endings: Sequence[str], wanted: dict[str, Path] | None = None
-) -> dict[str, Path]:
-    """Files by stem, less one of ``endings`` unless the whole stem is ``wanted`` (an image id)."""
-    found: dict[str, Path] = {}
-    repeats = []
-    for path in files:
-        stem = image_id(path)
-        ending = next((e for e in endings if stem.endswith(e)), "")
-        case_id = stem if wanted is not None and stem in wanted else stem.removesuffix(ending)
-        if case_id in found:
-            repeats.append(f"{path}: same id as {found[case_id].name}")
-        found[case_id] = path
-    raise_problems("expected one file per case id", repeats)
-    return found
-
-
-def _paired(folder: Path, images: dict[str, Path], labels: dict[str, Path]) -> list[Case]:
-    """Cases from images and labels of the same ids, sorted; every file without partner is reported."""
-    problems = [f"{images[i]}: no label found for this image" for i in sorted(images.keys() - labels.keys())]
-    problems += [f"{labels[i]}: no image found for this label" for i in sorted(labels.keys() - images.keys())]
-    raise_problems(f"{folder}: every image needs a label", problems)
-    if not images:
-        raise InputError(f"{folder}: expected images with labels, found none")
-    return [{"id": i, "image": str(images[i]), "label": str(labels[i])} for i in sorted(images)]
-
-
 def _grouped(cases: list[Case], pattern: str) -> list[Case]:
     """The cases with ``group`` taken from their ids."""
     try:
@@ -199,11 +170,3 @@ def _grouped(cases: list[Case], pattern: str) -> list[Case]:
     unmatched = [f"{case['id']}: no match" for case, match in zip(cases, matches) if match is None]
     raise_problems(f'group_pattern "{pattern}" must match every id', unmatched)
     return [{**case, "group": match[1 if regex.groups else 0]} for case, match in zip(cases, matches)]
-
-
-def _refuse_repeats(root: Path, ids: Sequence[str]) -> None:
-    """Raise if an id occurs twice."""
-    repeats = (
-        sorted({case_id for case_id in ids if ids.count(case_id) > 1}) if len(set(ids)) < len(ids) else []
-    )
-    raise_problems(f"{root}: expected every id in one role only", repeats)

@@ -11,7 +11,7 @@ from pathlib import Path
 from monai.config import PathLike
 
 from common.data.image_files import joined
-from common.data.layouts import Case
+from common.data.pairing import Case
 from common.data.writers import atomic_path
 from common.errors import InputError, raise_problems
 
