@@ -31,7 +31,7 @@ STEPS = {
     "Train a small kCBAC-Net": (
         "python -m monai.bundle run training"
         f" --config_file \"['{CONFIGS}/train.json','{CONFIGS}/preset_laptop.json']\" {WHERE}"
-        f"{GRID} --base_loss dice_ce --max_epochs 16 --val_interval 8 --flip_prob 0.0 --rotate_prob 0.0"
+        f"{GRID} --base_loss dice_ce --max_epochs 12 --val_interval 6 --flip_prob 0.0 --rotate_prob 0.0"
     ),
     "Evaluate it on the cases held out of training": (
         "python -m monai.bundle run evaluating"
