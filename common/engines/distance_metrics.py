@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 from monai.data import MetaTensor
-from monai.metrics import Cumulative
 from monai.utils import convert_to_numpy
 
+from common.engines.case_metrics import CaseMetrics
 from common.errors import InputError
-from common.metrics.averages import mean_over_cases, mean_over_classes
 from common.metrics.surface import assd, hausdorff, hausdorff_95, mask_distances, region_distance
 
 MEASURES = {
@@ -24,17 +23,16 @@ MEASURES = {
 UNITS = ("vox", "mm")
 
 
-class DistanceMetrics:
+class DistanceMetrics(CaseMetrics):
     """Measure every structure of every case once and publish each measure as a metric of its own.
+
+    The evaluator's decollated output holds one-hot masks ``pred`` and ``label`` (K, [D,] H, W).
 
     Names are ``<prefix><measure>_<unit>``, e.g. ``val_hausdorff95_mm``; measures are ``hausdorff``,
     ``hausdorff95``, ``assd`` and ``adb_region``. After each epoch ``engine.state.metric_details[name]`` holds
     float32 (cases, K - 1), without background, gathered over all processes: ``nan`` for a structure absent
     from both masks, ``inf`` if absent from one. ``engine.state.metrics[name]`` holds the mean of the finite
     values, over cases first and then over classes; ``<prefix>distances_missing`` counts the other values.
-
-    List it before the handlers that read metrics, such as ``MetricsSaver`` and ``StatsHandler``: ignite calls
-    handlers of one event in the order of their attachment.
 
     Args:
         units: ``vox`` (edge length 1 along each axis), ``mm`` (edge lengths from the affine of the label).
@@ -48,16 +46,9 @@ class DistanceMetrics:
         unknown = [unit for unit in units if unit not in UNITS]
         if unknown or not units:
             raise InputError(f"units: expected some of {', '.join(UNITS)}, found {list(units)}")
+        super().__init__(prefix)
         self.units = tuple(units)
-        self.prefix = prefix
         self.names = [f"{prefix}{measure}_{unit}" for unit in self.units for measure in MEASURES]
-        self._values = Cumulative()
-
-    def attach(self, engine: Engine) -> None:
-        """Register with an evaluator whose decollated output holds one-hot masks (K, [D,] H, W)."""
-        engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self._values.reset())
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._measure)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._publish)
 
     def _measure(self, engine: Engine) -> None:
         for case in engine.state.output:
@@ -77,8 +68,7 @@ class DistanceMetrics:
     def _publish(self, engine: Engine) -> None:
         values = self._values.get_buffer()
         for name, details in zip(self.names, values.unbind(dim=1), strict=True):
-            engine.state.metric_details[name] = details
-            engine.state.metrics[name] = mean_over_classes(mean_over_cases(details.numpy()))
+            self._publish_details(engine, name, details)
         missing = ~torch.isfinite(values[:, 0])
         engine.state.metrics[f"{self.prefix}distances_missing"] = int(missing.sum())
 

@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
-from monai.metrics import Cumulative
+from ignite.engine import Engine
 from monai.utils import convert_to_numpy
 
+from common.engines.case_metrics import CaseMetrics
 from common.errors import InputError
 from common.metrics import saliency
 from common.metrics import threshold_curves as curves
-from common.metrics.averages import mean_over_cases, mean_over_classes
 from common.metrics.layers import mean_edge_distance
 
 
@@ -83,7 +82,7 @@ CURVES: dict[str, Callable[[curves.PixelCounts], np.ndarray]] = {
 }
 
 
-class SaliencyMetrics:
+class SaliencyMetrics(CaseMetrics):
     """Judge predicted probability maps by the measures usual for polyps, infections and lesions.
 
     ``weighted_f``, ``s_measure``, ``mae``; the E-measure at the adaptive threshold, as mean and as maximum
@@ -97,8 +96,6 @@ class SaliencyMetrics:
     belong to the mean curve of all cases and have no details. ``<prefix>empty_references`` counts masks
     without foreground. Every value is finite: an empty mask has 0 as weighted F and Dice of ``pranet``; as
     ``authors_*`` 1 if nothing is predicted, else nearly 0; its E- and S-measure tell how little is predicted.
-
-    List it before the handlers that read metrics, such as ``MetricsSaver`` and ``StatsHandler``.
 
     Args:
         measures: some of the names above; ``None``: all. Others are not computed.
@@ -121,22 +118,15 @@ class SaliencyMetrics:
         reference_key: str = "label",
         stretch: bool = True,
     ) -> None:
+        super().__init__(prefix)
         known = [*MEASURES, *CURVES]
         wanted = known if measures is None else list(measures)
         if not wanted or set(wanted) - set(known):
             raise InputError(f"measures: expected some of {', '.join(known)}, found {wanted}")
         self.measures = [name for name in MEASURES if name in wanted]
         self.curves = [name for name in CURVES if name in wanted]
-        self.prefix = prefix
         self.keys = prediction_key, reference_key
         self.stretch = stretch
-        self._values = Cumulative()
-
-    def attach(self, engine: Engine) -> None:
-        """Register with an evaluator whose decollated output holds probabilities and masks (K, H, W)."""
-        engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self._values.reset())
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._measure)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._publish)
 
     def _measure(self, engine: Engine) -> None:
         for case in engine.state.output:
@@ -162,15 +152,14 @@ class SaliencyMetrics:
         values, lines, empty = self._values.get_buffer()  # (cases, K, measures), (cases, K, curves, 256)
         for index, name in enumerate(self.measures):
             details = values[:, :, index].float()
-            engine.state.metric_details[self.prefix + name] = details
-            engine.state.metrics[self.prefix + name] = mean_over_classes(mean_over_cases(details.numpy()))
+            self._publish_details(engine, self.prefix + name, details)
         for index, name in enumerate(self.curves):
             highest = lines[:, :, index].mean(dim=0).amax(dim=-1)
             engine.state.metrics[self.prefix + name] = float(highest.mean())
         engine.state.metrics[f"{self.prefix}empty_references"] = int(empty.sum())
 
 
-class LayerMetrics:
+class LayerMetrics(CaseMetrics):
     """Report how far the edges of predicted layers are from those of the reference, in pixels.
 
     ``engine.state.metric_details["<prefix>med_px"]`` holds float32 (cases, K - 1), without background,
@@ -178,21 +167,14 @@ class LayerMetrics:
     ``engine.state.metrics["<prefix>med_px"]`` holds the mean of the finite values, over cases first and then
     over classes; ``<prefix>layers_missing`` counts the other values.
 
-    List it before the handlers that read metrics, such as ``MetricsSaver`` and ``StatsHandler``.
+    The evaluator's decollated output holds one-hot masks ``pred`` and ``label`` (K, H, W).
 
     Args:
         prefix: start of all names.
     """
 
     def __init__(self, prefix: str = "val_") -> None:
-        self.prefix = prefix
-        self._values = Cumulative()
-
-    def attach(self, engine: Engine) -> None:
-        """Register with an evaluator whose decollated output holds one-hot masks (K, H, W)."""
-        engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self._values.reset())
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._measure)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._publish)
+        super().__init__(prefix)
 
     def _measure(self, engine: Engine) -> None:
         for case in engine.state.output:
@@ -202,7 +184,5 @@ class LayerMetrics:
 
     def _publish(self, engine: Engine) -> None:
         details = self._values.get_buffer()
-        engine.state.metric_details[f"{self.prefix}med_px"] = details
-        mean = mean_over_classes(mean_over_cases(details.numpy()))
-        engine.state.metrics[f"{self.prefix}med_px"] = mean
+        self._publish_details(engine, f"{self.prefix}med_px", details)
         engine.state.metrics[f"{self.prefix}layers_missing"] = int((~torch.isfinite(details)).sum())

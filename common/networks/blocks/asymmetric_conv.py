@@ -18,8 +18,11 @@ import torch.nn.functional as F  # noqa: N812  (the name every PyTorch reader ex
 from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
 
+from common.networks.blocks.conv_norm_folding import folded_parameters
+
 FORMS = ("none", "line", "plane")
 EPS = 1e-5
+NORM_ENTRIES = ("weight", "bias", "running_mean", "running_var")
 
 
 def branch_kernels(spatial_dims: int, form: str, kernel_size: int = 3) -> list[tuple[int, ...]]:
@@ -135,16 +138,11 @@ def _fused_parameters(state_dict: dict[str, Tensor], prefix: str) -> tuple[Tenso
     index = 0
     while f"{prefix}{index}.conv.weight" in state_dict:
         branch = f"{prefix}{index}."
-        norm = {
-            name: state_dict[f"{branch}norm.{name}"].double()
-            for name in ("weight", "bias", "running_mean", "running_var")
-        }
-        scale = norm["weight"] / torch.sqrt(norm["running_var"] + EPS)
-        kernel = state_dict[f"{branch}conv.weight"].double()
+        norm = {name: state_dict[f"{branch}norm.{name}"] for name in NORM_ENTRIES}
+        kernel, shift = folded_parameters(norm, EPS, state_dict[f"{branch}conv.weight"].double())
         margins = [(big - small) // 2 for big, small in zip(full.shape[2:], kernel.shape[2:])]
-        kernel = F.pad(kernel, [margin for margin in reversed(margins) for _ in range(2)])
-        weight += kernel * scale.view(-1, *[1] * (kernel.dim() - 1))
-        bias += norm["bias"] - norm["running_mean"] * scale
+        weight += F.pad(kernel, [margin for margin in reversed(margins) for _ in range(2)])
+        bias += shift
         index += 1
     return weight.to(full.dtype), bias.to(full.dtype)
 
