@@ -12,6 +12,10 @@ ARGS ?=
 NPROC ?= 1
 PYTHON ?=
 
+# What generates a small data set in the layout that each bundle trains on.
+PHANTOM_kcbac_mmwhs := write_mmwhs --num_cases 5
+PHANTOM_m2snet_polyp := write_polyp_pranet
+
 SHELL := /bin/bash
 PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
@@ -45,10 +49,11 @@ fmt: setup ## bring code and configs into form
 	$(PY) -m ruff format .
 	$(PY) tools/format_configs.py
 smoke: WITH = preset_laptop
-smoke: setup ## two training steps of BUNDLE on generated hearts
-	$(PY) -m common.data.phantoms write_mmwhs --dataset_dir demo/smoke/mmwhs --num_cases 5
-	@$(RUN_BUNDLE) train "$(BUNDLE)" $(WITH) smoke --processes $(NPROC) -- --dataset_dir demo/smoke/mmwhs \
-		--output_dir demo/smoke/output --model_dir demo/smoke/models $(ARGS)
+smoke: setup ## two training steps of BUNDLE on generated images
+	$(PY) -m common.data.phantoms $(PHANTOM_$(BUNDLE)) --dataset_dir demo/smoke/$(BUNDLE)/data
+	@$(RUN_BUNDLE) train "$(BUNDLE)" $(WITH) smoke --processes $(NPROC) -- \
+		--dataset_dir demo/smoke/$(BUNDLE)/data --output_dir demo/smoke/$(BUNDLE)/output \
+		--model_dir demo/smoke/$(BUNDLE)/models $(ARGS)
 train: setup ## train BUNDLE: WITH="data_msd ablate_cb", ARGS="--dataset_dir ...", NPROC=2
 	@$(RUN_BUNDLE) train "$(BUNDLE)" $(WITH) --processes $(NPROC) -- $(ARGS)
 evaluate: setup ## evaluate BUNDLE with the same WITH and ARGS as in training

@@ -65,7 +65,7 @@ def import_weights(
         raise InputError(f"{source}: expected released weights, found no file")
     if target.exists() and not overwrite:
         raise InputError(f"{target}: exists already; give another target, or overwrite it (--overwrite True)")
-    found = _plain(read_checkpoint(source, "cpu"), source)
+    found = plain(read_checkpoint(source, "cpu"), source)
     kind = _recognized(found, source) if kind is None else kind
     if kind not in RELEASED:
         raise InputError(f"kind: expected one of {', '.join(RELEASED)}, found {kind!r}")
@@ -80,6 +80,33 @@ def import_weights(
         f"{target}: {len(weights)} tensors of {kind} ({released.title}), left out as unused:"
         f" {joined(left_out) or 'none'}"
     )
+
+
+def plain(checkpoint: Any, source: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, without the prefix of parallel training.
+
+    Args:
+        checkpoint: what the file holds.
+        source: the file, for messages.
+
+    Raises:
+        InputError: anything but named tensors in it, or nothing at all.
+    """
+    if not isinstance(checkpoint, Mapping):
+        raise InputError(f"{source}: expected a dictionary of tensors, found {type(checkpoint).__name__}")
+    others = [
+        f"{name} ({type(value).__name__})"
+        for name, value in checkpoint.items()
+        if not isinstance(name, str) or not isinstance(value, Tensor)
+    ]
+    if others or not checkpoint:
+        raise InputError(
+            f"{source}: expected a dictionary of named tensors, found "
+            + (f"{len(others)} other entries: {joined(others, _LISTED)}" if others else "an empty one")
+        )
+    weights = dict(checkpoint)
+    consume_prefix_in_state_dict_if_present(weights, "module.")
+    return weights
 
 
 def convert(
@@ -131,23 +158,6 @@ def convert(
         else torch.zeros(value.shape, dtype=value.dtype)
         for name, (own, value) in expected.items()
     }
-
-
-def _plain(checkpoint: Mapping[str, Any], source: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, without the prefix of parallel training; refuses anything else in it."""
-    others = [
-        f"{name} ({type(value).__name__})"
-        for name, value in checkpoint.items()
-        if not isinstance(name, str) or not isinstance(value, Tensor)
-    ]
-    if others or not checkpoint:
-        raise InputError(
-            f"{source}: expected a dictionary of named tensors, found "
-            + (f"{len(others)} other entries: {joined(others, _LISTED)}" if others else "an empty one")
-        )
-    weights = dict(checkpoint)
-    consume_prefix_in_state_dict_if_present(weights, "module.")
-    return weights
 
 
 def _recognized(found: Mapping[str, Tensor], source: Path) -> str:

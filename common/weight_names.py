@@ -18,6 +18,9 @@ from torch import nn
 from common.networks.encoders.res2net import CLASSIFIER, Res2Net
 from common.networks.m2snet import M2SNet, MSNet
 
+# The address that the authors' own model code uses.
+RES2NET_URL = "https://shanghuagao.oss-cn-beijing.aliyuncs.com/res2net/res2net50_v1b_26w_4s-3cf99910.pth"
+
 
 @dataclass(frozen=True)
 class ReleasedNames:
@@ -35,6 +38,8 @@ class ReleasedNames:
         unused: full names of tensors that may be present and have no counterpart.
         constants: the same for tensors whose elements must all have one value, because our network computes
             with this value instead of a tensor.
+        url: public address of such a file, whose name ends with the start of its SHA-256; ``None`` if none is
+            known.
     """
 
     title: str
@@ -45,6 +50,7 @@ class ReleasedNames:
     prefixes: tuple[tuple[str, str], ...] = ()
     unused: tuple[str, ...] = ()
     constants: Mapping[str, float] = field(default_factory=dict)
+    url: str | None = None
 
     def name_in_file(self, own_name: str) -> str:
         """Name that a tensor of our network has in the file; of several prefixes that fit, the longest."""
@@ -118,6 +124,7 @@ RELEASED: dict[str, ReleasedNames] = {
         part="encoder",
         has=("conv1.0.", "bn1.", "layer1.0.convs."),
         unused=CLASSIFIER,
+        url=RES2NET_URL,
     ),
     "vgg16": ReleasedNames(
         title="torchvision's VGG-16 without batch normalization, trained on ImageNet, for the feature loss",

@@ -15,12 +15,13 @@ FORBIDDEN_NAMES = {"utils", "util", "misc", "helpers", "helper"}
 # Drawers that a drawer of `common` may open besides itself. Modules at the root (predictor, ...) may use all.
 MAY_IMPORT = {
     "networks": set(),
-    "losses": {"errors"},
+    "losses": {"errors", "public_weights"},
     "metrics": {"errors"},
     "data": {"errors"},
     "transforms": {"errors", "data"},
     "engines": {"errors", "data", "losses", "metrics"},
     "errors": set(),
+    "public_weights": {"errors"},
 }
 
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 from monai.config import PathLike
-from monai.data import MetaTensor
+from monai.data import ImageReader, MetaTensor
+from monai.utils import ensure_tuple
 from tqdm import tqdm
 
 from common import __version__
-from common.data.image_files import image_problems, is_nifti, read_image
-from common.data.label_codes import LabelCodes, class_of_code
-from common.data.label_images import class_labels
-from common.data.pairing import Case
+from common.data.image_files import image_problems, is_nifti, joined, read_image
+from common.data.label_codes import GRAY, LabelCodes, check_codes, class_of_code
+from common.data.label_images import class_labels, gray_mask
 from common.data.writers import atomic_path
 from common.errors import InputError, raise_problems
 
@@ -28,21 +28,27 @@ _NUM_READERS = 2
 # Headers written by different programs differ by rounding; a tenth of a voxel moves no label to a neighbor.
 _AFFINE_TOLERANCE_VOX = 0.1
 
+# Each of "image" and "label" is a path, or several that become channels; "id" is text.
+_Case = Mapping[str, str | Sequence[str]]
+
 
 @dataclass(frozen=True)
 class _Rules:
-    class_of: Mapping[int, int]
+    class_of: Mapping[int, int] | None  # None for gray masks
     in_channels: int
     spatial_dims: int
+    readers: Mapping[str, ImageReader | None]  # of "image" and "label"
 
 
 def check_cases(
-    cases: Sequence[Case],
+    cases: Sequence[_Case],
     num_classes: int,
     in_channels: int = 1,
     spatial_dims: int = 3,
-    label_codes: LabelCodes | None = None,
+    label_codes: LabelCodes | str | None = None,
     receipt_file: PathLike | None = None,
+    image_reader: ImageReader | None = None,
+    label_reader: ImageReader | None = None,
 ) -> None:
     """Refuse cases that cannot be trained on, after having read all of them.
 
@@ -50,23 +56,31 @@ def check_cases(
     geometry (NIfTI), and label values.
 
     Args:
-        cases: with ``id``, ``image`` and ``label`` (paths).
+        cases: with ``id``, ``image`` and ``label``: a path each, or a list of paths (several masks).
         num_classes: K, background included.
         in_channels: channels of every image.
         spatial_dims: spatial axes of every image, 2 or 3.
-        label_codes: values allowed in labels, as for ``MapLabelCodesd``; None allows 0 .. K - 1.
+        label_codes: values allowed in labels, as for ``MapLabelCodesd``; None allows 0 .. K - 1; ``"gray"``
+            asks for gray masks, 0 to 255, of one structure.
         receipt_file: JSON file that remembers what was found good, by path, size and time of change; such
             cases are not read again. None reads everything.
+        image_reader: reads the images, as for ``LoadImaged``; None lets the file's name decide. A receipt
+            counts for a reader of the same ``repr`` only.
+        label_reader: reads the labels.
 
     Raises:
         InputError: with one line for every problem in every file.
     """
-    rules = _Rules(class_of_code(label_codes, num_classes), in_channels, spatial_dims)
+    check_codes(label_codes, num_classes)
+    class_of = None if label_codes == GRAY else class_of_code(label_codes, num_classes)
+    readers = {"image": image_reader, "label": label_reader}
+    rules = _Rules(class_of, in_channels, spatial_dims, readers)
     settings = {
         "version": __version__,
-        "codes": sorted(rules.class_of),
+        "codes": GRAY if class_of is None else sorted(class_of),
         "channels": in_channels,
         "axes": spatial_dims,
+        "readers": [repr(reader) for reader in readers.values()],
     }
     known = set() if receipt_file is None else _read_receipt(Path(receipt_file), settings)
     stamps = [_stamp(case) for case in cases]
@@ -79,7 +93,7 @@ def check_cases(
     raise_problems("data check", [line for found in problems.values() for line in found])
 
 
-def _read_all(cases: Sequence[Case], rules: _Rules) -> list[list[str]]:
+def _read_all(cases: Sequence[_Case], rules: _Rules) -> list[list[str]]:
     """Problems of each case, in order, with a progress bar in the first process."""
     is_quiet = os.environ.get("RANK", "0") != "0" or not cases
     pool = ThreadPoolExecutor(_NUM_READERS)
@@ -91,19 +105,24 @@ def _read_all(cases: Sequence[Case], rules: _Rules) -> list[list[str]]:
         pool.shutdown(cancel_futures=True)
 
 
-def _problems(case: Case, rules: _Rules) -> list[str]:
+def _problems(case: _Case, rules: _Rules) -> list[str]:
     problems: list[str] = []
     found: dict[str, MetaTensor] = {}
     for key in ("image", "label"):
         try:
-            found[key] = read_image(case[key])
+            found[key] = read_image(case[key], rules.readers[key])
         except InputError as error:
             problems.append(str(error))
     if "image" in found:
-        problems += image_problems(found["image"], case["image"], rules.in_channels, rules.spatial_dims)
+        problems += image_problems(
+            found["image"], _name(case, "image"), rules.in_channels, rules.spatial_dims
+        )
     if "label" in found:
         try:
-            class_labels(found["label"], rules.class_of, case["label"])
+            if rules.class_of is None:
+                gray_mask(found["label"], _name(case, "label"))
+            else:
+                class_labels(found["label"], rules.class_of, _name(case, "label"))
         except InputError as error:
             problems.append(str(error))
     if len(found) == 2:
@@ -111,24 +130,24 @@ def _problems(case: Case, rules: _Rules) -> list[str]:
     return problems
 
 
-def _geometry_problems(case: Case, image: MetaTensor, label: MetaTensor) -> list[str]:
+def _geometry_problems(case: _Case, image: MetaTensor, label: MetaTensor) -> list[str]:
     """Differences in shape and, for NIfTI, in where the corners of the grid lie."""
     shapes = tuple(image.shape[1:]), tuple(label.shape[1:])
     if shapes[0] != shapes[1]:
-        return [f"{case['label']}: expected the shape {shapes[0]} of its image, found {shapes[1]}"]
-    if not (is_nifti(case["image"]) and is_nifti(case["label"])):
+        return [f"{_name(case, 'label')}: expected the shape {shapes[0]} of its image, found {shapes[1]}"]
+    if not all(is_nifti(path) for path in _files(case)):
         return []
     affines = [np.asarray(volume.affine, dtype=np.float64) for volume in (image, label)]
     if not all(np.isfinite(affine).all() and np.linalg.det(affine) for affine in affines):
-        return [f"{case['image']}: expected an invertible affine in image and label, found {affines}"]
+        return [f"{_name(case, 'image')}: expected an invertible affine in image and label, found {affines}"]
     offset_mm = _largest_offset_mm(affines[0], affines[1], shapes[0])
     tolerance_mm = _AFFINE_TOLERANCE_VOX * np.linalg.norm(affines[0][:3, : len(shapes[0])], axis=0).min()
     if offset_mm <= tolerance_mm:
         return []
     difference = np.abs(affines[0] - affines[1]).max()
     return [
-        f"{case['label']}: expected the affine of its image, found a largest difference of {difference:.4g}, "
-        f"which moves a corner by {offset_mm:.4g} mm (allowed: {tolerance_mm:.4g} mm)"
+        f"{_name(case, 'label')}: expected the affine of its image, found a largest difference of "
+        f"{difference:.4g}, which moves a corner by {offset_mm:.4g} mm (allowed: {tolerance_mm:.4g} mm)"
     ]
 
 
@@ -139,10 +158,19 @@ def _largest_offset_mm(first: np.ndarray, second: np.ndarray, shape: Sequence[in
     return float(np.linalg.norm(corners @ (first - second).T, axis=1).max())
 
 
-def _stamp(case: Case) -> tuple[tuple[str, int, int], ...]:
-    """Path, size and time of change of image and label; -1 for a file that is not there."""
+def _files(case: _Case) -> list[str]:
+    return [*ensure_tuple(case["image"]), *ensure_tuple(case["label"])]
+
+
+def _name(case: _Case, key: str) -> str:
+    """The file or files of a case's image or label, for messages."""
+    return joined(ensure_tuple(case[key]))
+
+
+def _stamp(case: _Case) -> tuple[tuple[str, int, int], ...]:
+    """Path, size and time of change of every file of a case; -1 for a file that is not there."""
     stamps = []
-    for path in (case["image"], case["label"]):
+    for path in _files(case):
         status = os.stat(path) if os.path.exists(path) else None
         stamps.append((path, status.st_size, status.st_mtime_ns) if status else (path, -1, -1))
     return tuple(stamps)

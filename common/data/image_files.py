@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from monai.config import PathLike
-from monai.data import MetaTensor
+from monai.data import ImageReader, MetaTensor
 from monai.transforms import LoadImage
+from monai.utils import ensure_tuple
 
 from common.errors import InputError
 
@@ -47,24 +48,33 @@ def list_images(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> lis
     return sorted(path for path in files if path.name.lower().endswith(suffixes))
 
 
-def read_image(path: PathLike) -> MetaTensor:
+def read_image(path: PathLike | Sequence[PathLike], reader: ImageReader | None = None) -> MetaTensor:
     """Read one image the way ``LoadImaged`` does for training.
 
     Args:
-        path: NIfTI file, picture, or folder with one DICOM series.
+        path: NIfTI file, picture, or folder with one DICOM series; or several files of one case, such as the
+            masks of several lesions, that become channels.
+        reader: as for ``LoadImaged``; None lets the file's name decide.
 
     Returns:
         float32 (C, spatial...) with its affine in RAS millimeters.
 
     Raises:
-        InputError: the file is missing, truncated or not of the kind its name says.
+        InputError: a file is missing, truncated or not of the kind its name says, or refused by ``reader``;
+            or no file is given.
     """
-    if not Path(path).exists():
-        raise InputError(f"{path}: no such file")
+    files = ensure_tuple(path)
+    missing = [file for file in files if not Path(file).exists()]
+    if missing or not files:
+        raise InputError(
+            f"{joined(missing)}: no such file" if missing else "expected an image file, found none"
+        )
     try:
-        return LoadImage(image_only=True, ensure_channel_first=True)(path)
+        return LoadImage(reader=reader, image_only=True, ensure_channel_first=True)(files)
+    except InputError:
+        raise
     except Exception as error:  # readers raise zlib, EOF, PIL, nibabel, ITK and runtime errors alike
-        raise InputError(f"{path}: expected a readable image, found {_reason(error)}") from error
+        raise InputError(f"{joined(files)}: expected a readable image, found {reason(error)}") from error
 
 
 def joined(items: Iterable[object], limit: int = 10) -> str:
@@ -99,6 +109,7 @@ def image_problems(image: torch.Tensor, name: str, in_channels: int, spatial_dim
     return problems
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Kind of an exception and the last line of its message, for messages of our own."""
     last_line = str(error).strip().splitlines()[-1:] or ["no explanation"]
     return f"{type(error).__name__}: {last_line[0].strip()}"

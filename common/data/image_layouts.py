@@ -1,8 +1,9 @@
 """From a downloaded data folder to a list of cases, for data sets of 2D images; one function per data set.
 
-Cases are as in :mod:`common.data.layouts`, with two more entries where they apply: ``dataset`` (which of
-several test sets) and a list of files as ``label`` (several masks of one image, whose union is the label;
-``LoadImaged`` stacks such a list as channels, so the largest value over the channels is the union).
+Cases are as in :mod:`common.data.layouts`, with more entries where they apply: ``dataset`` (which of several
+test sets), ``stratum`` (the source of a training image, see ``seeded_split``) and a list of files as
+``label`` (several masks of one image, whose union is the label; ``LoadImaged`` stacks such a list as
+channels, so the largest value over the channels is the union).
 
 Official roles, ``split``, are given as soon as there are test images. A training part alone has none, so that
 it can be divided by a seed; a folder of test images alone has only the role ``test``.
@@ -38,7 +39,8 @@ def polyp_pranet(
     and ``mask`` serve as well. Images and masks have equal stems.
 
     The CVC-ClinicDB images are frames of 29 videos, and the packaging does not say where one ends. So every
-    block of consecutive frame numbers is one ``group``; every other image is a group of its own.
+    block of consecutive frame numbers is one ``group``; every other image is a group of its own. The source
+    of a training image is its ``stratum``, so that a fold holds the same share of both.
 
     Args:
         dataset_dir: the folder that contains ``TrainDataset``, ``TestDataset`` or both, or ``TrainDataset``
@@ -51,7 +53,9 @@ def polyp_pranet(
 
     Returns:
         Training images by id (the stem), then the test sets by name (ids ``<name>_<stem>``), with ``dataset``
-        (``TrainDataset`` or the test set's name), ``group`` and, if there are test sets, ``split``.
+        (``TrainDataset`` or the test set's name), ``group`` and, if there are test sets, ``split``. Training
+        images also have ``stratum``: ``CVC-ClinicDB`` where ``frame_pattern`` fits, else ``other``, which is
+        Kvasir-SEG in this packaging.
 
     Raises:
         InputError: no such folders, two folders for one purpose, no images, an image without mask or the
@@ -65,9 +69,10 @@ def polyp_pranet(
         train_dir = root
     training, test = [], []
     if train_dir.is_dir():
-        training = [{**case, "dataset": "TrainDataset"} for case in _images_and_masks(train_dir)]
-        blocks = _frame_blocks([case["id"] for case in training], frame_pattern, frames_per_block)
-        training = [{**case, "group": group} for case, group in zip(training, blocks)]
+        for case in _images_and_masks(train_dir):
+            block = _frame_block(case["id"], frame_pattern, frames_per_block)
+            source = {"group": block or case["id"], "stratum": "CVC-ClinicDB" if block else "other"}
+            training.append({**case, "dataset": "TrainDataset", **source})
     for folder in _subfolders(test_dir):
         for case in _images_and_masks(folder):
             case_id = f"{folder.name}_{case['id']}"
@@ -258,25 +263,22 @@ def _with_all_masks(folder: Path) -> list[ImageCase]:
     return sorted(cases, key=lambda case: _numbers_first(case["id"]))
 
 
-def _frame_blocks(ids: Sequence[str], pattern: str | None, frames_per_block: int) -> list[str]:
-    """Group of each id: its block of frame numbers, or itself."""
+def _frame_block(case_id: str, pattern: str | None, frames_per_block: int) -> str | None:
+    """The block of frame numbers an id falls into; None if it is not that of a frame."""
     if pattern is None:
-        return list(ids)
+        return None
     try:
-        matches = [re.search(pattern, case_id) for case_id in ids]
-        numbers = [None if match is None else int(match[1]) for match in matches]
+        match = re.search(pattern, case_id)
+        number = None if match is None else int(match[1])
     except (re.error, IndexError, ValueError, TypeError) as error:
         raise InputError(
             f"frame_pattern: expected a regular expression with a group of digits, found {pattern!r}"
             f" ({error})"
         ) from error
-    blocks = [0 if number is None else (number - 1) // frames_per_block for number in numbers]
-    return [
-        case_id
-        if number is None
-        else f"frames {block * frames_per_block + 1}-{(block + 1) * frames_per_block}"
-        for case_id, number, block in zip(ids, numbers, blocks)
-    ]
+    if number is None:
+        return None
+    first = (number - 1) // frames_per_block * frames_per_block + 1
+    return f"frames {first}-{first + frames_per_block - 1}"
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -20,6 +20,7 @@ from common.data.image_files import (
     list_images,
     read_image,
 )
+from common.data.picture_reader import picture_problem
 from common.errors import InputError, raise_problems
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ def find_images(input_path: PathLike, in_channels: int = 1, spatial_dims: int = 
     Args:
         input_path: NIfTI file or picture; folder of such files; folder with one DICOM series; or folder whose
             subfolders each hold one DICOM series.
-        in_channels: channels the network expects.
+        in_channels: channels the network expects. For 1 and 3, pictures only have to be of a kind that
+            :class:`~common.data.picture_reader.PictureReader` turns into gray or RGB.
         spatial_dims: spatial axes the network expects, 2 or 3.
 
     Returns:
@@ -140,6 +142,11 @@ def _content_bytes(path: Path) -> int:
 
 
 def _check_picture(path: Path, in_channels: int, spatial_dims: int) -> None:
+    if spatial_dims == 2 and in_channels in (1, 3):
+        problem = picture_problem(path, in_channels)
+        if problem is not None:
+            raise InputError(problem)
+        return
     try:
         with Image.open(path) as picture:
             found = len(picture.getbands())

@@ -1,5 +1,6 @@
 """Generated data sets in the exact folder layouts of the real ones, for the tutorial and the tests.
 
+Volumes are here, pictures in :mod:`common.data.picture_phantoms`.
 ``python -m common.data.phantoms write_mmwhs --dataset_dir demo/mmwhs --num_cases 8``. Equal arguments write
 equal images. Nothing in them comes from a patient.
 """
@@ -13,13 +14,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from monai.config import PathLike
-from PIL import Image
-from scipy.ndimage import gaussian_filter
 
+from common.data import picture_phantoms as pictures
 from common.data.cardiac_phantom import AXIS_CODES, cardiac_case
 from common.data.writers import atomic_path
-
-ISIC_FOLDERS = {"training": "Training", "validation": "Validation", "test": "Test_v2"}
 
 
 def write_mmwhs(
@@ -94,58 +92,6 @@ def write_msd(
         path.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
-def write_isic2017(
-    dataset_dir: PathLike, num_training: int = 4, num_validation: int = 2, num_test: int = 2, seed: int = 0
-) -> None:
-    """Write dark spots in the layout of ISIC 2017, part 1: RGB JPEG of varied size, PNG masks 0 and 255.
-
-    The image folders also hold superpixel images, as the original does; they are not cases.
-
-    Args:
-        dataset_dir: folder to write into; made if absent.
-        num_training: cases in ``ISIC-2017_Training_Data`` and ``..._Part1_GroundTruth``.
-        num_validation: the same for ``Validation``.
-        num_test: the same for ``Test_v2``.
-        seed: of all random choices.
-    """
-    counts = {"training": num_training, "validation": num_validation, "test": num_test}
-    number = 0
-    for role, count in counts.items():
-        images = Path(dataset_dir) / f"ISIC-2017_{ISIC_FOLDERS[role]}_Data"
-        masks = Path(dataset_dir) / f"ISIC-2017_{ISIC_FOLDERS[role]}_Part1_GroundTruth"
-        for _ in range(count):
-            rng = np.random.default_rng((seed, number))
-            size = tuple(rng.integers(64, 128, 2))
-            spot = _spot(rng, size)
-            name = f"ISIC_{number:07d}"
-            skin = np.where(spot[..., None], (110, 70, 60), (225, 180, 160)) + rng.normal(0, 6, (*size, 3))
-            _write_picture(skin, images / f"{name}.jpg")
-            _write_picture(rng.integers(0, 255, (*size, 3)), images / f"{name}_superpixels.png")
-            _write_picture(spot * 255, masks / f"{name}_segmentation.png")
-            number += 1
-
-
-def write_image_mask_folder(
-    dataset_dir: PathLike, num_cases: int = 4, size: Sequence[int] = (64, 80), seed: int = 0
-) -> None:
-    """Write gray pictures and masks of the same name: ``images/101_1.png``, ``masks/101_1.png`` (0 and 255).
-
-    Two pictures belong to each patient; the number before the underscore tells which.
-
-    Args:
-        dataset_dir: folder to write into; made if absent.
-        num_cases: pictures.
-        size: rows and columns.
-        seed: of all random choices.
-    """
-    for number in range(num_cases):
-        rng = np.random.default_rng((seed, number))
-        spot = _spot(rng, size)
-        name = f"{101 + number // 2}_{number % 2 + 1}.png"
-        _write_picture(np.where(spot, 190, 70) + rng.normal(0, 12, size), Path(dataset_dir) / "images" / name)
-        _write_picture(spot * 255, Path(dataset_dir) / "masks" / name)
-
-
 def _blobs(rng: np.random.Generator, size: Sequence[int], num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """int16 image and uint8 labels: one ellipsoid per class side by side along the first axis."""
     position = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in size), indexing="ij"), axis=-1)
@@ -158,15 +104,6 @@ def _blobs(rng: np.random.Generator, size: Sequence[int], num_classes: int) -> t
     return np.rint(image).astype(np.int16), labels
 
 
-def _spot(rng: np.random.Generator, size: Sequence[int]) -> np.ndarray:
-    """Bool (H, W): a round shape with an uneven border, about a sixth of the picture."""
-    rows, columns = np.meshgrid(*(np.linspace(-1, 1, n) for n in size), indexing="ij")
-    center = rng.uniform(-0.2, 0.2, 2)
-    distance = np.hypot(rows - center[0], columns - center[1])
-    uneven = gaussian_filter(rng.normal(size=tuple(size)), 6)
-    return distance + 0.1 * uneven / np.abs(uneven).max() <= rng.uniform(0.4, 0.55)
-
-
 def _write_nifti(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
     image = nib.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
@@ -175,13 +112,7 @@ def _write_nifti(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
     print(path)
 
 
-def _write_picture(values: np.ndarray, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).save(temporary)
-    print(path)
-
-
 if __name__ == "__main__":
     import fire
 
-    fire.Fire({f.__name__: f for f in (write_mmwhs, write_msd, write_isic2017, write_image_mask_folder)})
+    fire.Fire({f.__name__: f for f in (write_mmwhs, write_msd, *pictures.WRITERS)})

@@ -1,4 +1,4 @@
-"""Training and validation cases: drawn once from a seed, written down as ids, and reused from then on."""
+"""Which cases train and validate, drawn once from a seed and written down as ids; cases by data set."""
 
 from __future__ import annotations
 
@@ -29,14 +29,16 @@ def seeded_split(
     """Split cases into training and validation, and keep the result in a file of ids.
 
     Without official roles the groups (or ids) are sorted, shuffled by ``random.Random(seed)`` and cut into
-    contiguous folds counted from the end: 20 cases in 5 folds give the last 4 to fold 0. Every process that
+    contiguous folds counted from the end: 20 cases in 5 folds give the last 4 to fold 0. Where cases have
+    strata this is done in each of them, so that a fold holds the same share of all. Every process that
     computes the split of the same cases gets the same one, so that several may run at once.
 
     Args:
-        cases: with ``id`` and, if any, ``group`` (never divided) or ``split`` (the official role).
+        cases: with ``id`` and, if any, ``group`` (never divided), ``stratum`` (e.g. the source of an image;
+            cases without one are a stratum of their own) or ``split`` (the official role).
         split_file: JSON file, written if absent; if present its ids are used.
-        seed: of the shuffle.
-        num_folds: at least 2, at most the number of groups.
+        seed: of the shuffle, the same in all strata.
+        num_folds: at least 2, at most the number of groups in the smallest stratum.
         fold: which fold is held out, 0 to ``num_folds`` - 1.
         held_out_role: the official role that takes the place of validation; unused without official roles.
 
@@ -44,8 +46,8 @@ def seeded_split(
         ``{"training": [...], "validation": [...]}``, every case as it was given.
 
     Raises:
-        InputError: the numbers make no split, only some cases have a role, a role has no cases, or
-            ``split_file`` is malformed or was written for other cases or settings.
+        InputError: the numbers make no split, a group lies in two strata, only some cases have a role, a role
+            has no cases, or ``split_file`` is malformed or was written for other cases or settings.
     """
     if any("split" in case for case in cases):
         settings, roles = {"official": True}, _official_roles(cases)
@@ -64,21 +66,67 @@ def seeded_split(
     return {name: [by_id[case_id] for case_id in ids[name]] for name in ids}
 
 
+def of_datasets(cases: Sequence[Case], names: Sequence[str] | None) -> list[Case]:
+    """Cases of some of several data sets, in their order.
+
+    Args:
+        cases: with ``dataset``, as layouts with several test sets give them.
+        names: data sets to keep; ``None``: all cases, with or without ``dataset``.
+
+    Raises:
+        InputError: no names, or names that no case has; it tells those that there are.
+    """
+    if names is None:
+        return list(cases)
+    known = sorted({case["dataset"] for case in cases if "dataset" in case})
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        expected = f"some of {joined(known)}" if known else "null, as the cases name no data set"
+        raise InputError(f"datasets: expected {expected}, found {joined(unknown) or 'none'}")
+    return [case for case in cases if case.get("dataset") in names]
+
+
 def _drawn_roles(cases: Sequence[Case], seed: int, num_folds: int, fold: int) -> Roles:
-    groups = sorted({case.get("group", case["id"]) for case in cases})
-    if not 2 <= num_folds <= len(groups):
-        raise InputError(
-            f"num_folds: expected 2 to {len(groups)} (the number of cases or patients), found {num_folds}"
-        )
-    if not 0 <= fold < num_folds:
-        raise InputError(f"fold: expected 0 to {num_folds - 1}, found {fold}")
-    random.Random(seed).shuffle(groups)
-    block = num_folds - 1 - fold
-    held_out = set(groups[block * len(groups) // num_folds : (block + 1) * len(groups) // num_folds])
+    strata = _strata(cases) or {"": []}  # no cases at all are too few for any number of folds
+    held_out: set[str] = set()
+    for stratum, groups in sorted(strata.items()):
+        where = f" in stratum {stratum!r}" if stratum else ""
+        held_out |= _drawn_groups(groups, seed, num_folds, fold, where)
     roles: Roles = {"training": [], "validation": []}
     for case in sorted(cases, key=lambda case: case["id"]):
         roles["validation" if case.get("group", case["id"]) in held_out else "training"].append(case["id"])
     return roles
+
+
+def _strata(cases: Sequence[Case]) -> dict[str, list[str]]:
+    """Sorted groups of each stratum; cases without stratum are in the one named ``""``."""
+    strata_of: dict[str, set[str]] = {}
+    for case in cases:
+        strata_of.setdefault(case.get("group", case["id"]), set()).add(case.get("stratum", ""))
+    raise_problems(
+        "stratum: expected every group in one",
+        [f"group {group}: {joined(sorted(found))}" for group, found in strata_of.items() if len(found) > 1],
+    )
+    strata: dict[str, list[str]] = {}
+    for group in sorted(strata_of):
+        (stratum,) = strata_of[group]
+        strata.setdefault(stratum, []).append(group)
+    return strata
+
+
+def _drawn_groups(groups: Sequence[str], seed: int, num_folds: int, fold: int, where: str) -> set[str]:
+    """Groups of one fold; ``where`` is added to the message if there are too few."""
+    if not 2 <= num_folds <= len(groups):
+        raise InputError(
+            f"num_folds: expected 2 to {len(groups)} (the number of cases or patients{where}), "
+            f"found {num_folds}"
+        )
+    if not 0 <= fold < num_folds:
+        raise InputError(f"fold: expected 0 to {num_folds - 1}, found {fold}")
+    shuffled = list(groups)
+    random.Random(seed).shuffle(shuffled)
+    block = num_folds - 1 - fold
+    return set(shuffled[block * len(groups) // num_folds : (block + 1) * len(groups) // num_folds])
 
 
 def _official_roles(cases: Sequence[Case]) -> Roles:

@@ -1,14 +1,79 @@
-"""What evaluator handlers share that measure every case and publish their values as metrics of their own."""
+"""What evaluator handlers share that measure every case: values, groups of cases, and averages of both."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.metrics import Cumulative
+from monai.utils import string_list_all_gather
 
-from common.metrics.averages import mean_over_cases, mean_over_classes
+from common.errors import InputError
+from common.metrics.averages import mean_over_cases, mean_over_classes, mean_over_groups
+
+
+class CaseGroups:
+    """The groups of an epoch's cases, e.g. the clips of frames, and means in which all groups weigh alike.
+
+    Names are gathered over all processes rank by rank, as ``Cumulative`` and MONAI's metrics gather their
+    values: name and value of a case have the same index, whatever share of the cases a process has.
+
+    Args:
+        key: entry of the cases that names their group; ``None``: no groups, every case weighs alike.
+
+    Attributes:
+        names: the group of every case, complete when the epoch has ended; empty without ``key``.
+
+    Raises:
+        InputError: while running, a case has no entry ``key``.
+    """
+
+    def __init__(self, key: str | None) -> None:
+        self.key = key
+        self.names: list[str] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an engine whose batch is decollated. Must come before handlers that ask for means."""
+        if self.key is None:
+            return
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self.names.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._gather)
+
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """Mean of the finite values: over cases, or with ``key`` over groups of the mean within each.
+
+        Args:
+            values: float (cases, ...), gathered over all processes.
+
+        Returns:
+            float64 (...); ``nan`` where no value is finite.
+
+        Raises:
+            InputError: not one value per case.
+        """
+        if self.key is None:
+            return mean_over_cases(values)
+        if len(values) != len(self.names):
+            raise InputError(
+                f"group_key: expected one value for each of {len(self.names)} cases, found {len(values)}"
+            )
+        return mean_over_cases(mean_over_groups(values, self.names))
+
+    def _collect(self, engine: Engine) -> None:
+        for case in engine.state.batch:
+            if case.get(self.key) is None:
+                known = ", ".join(map(str, case))
+                raise InputError(
+                    f"group_key: expected an entry of every case, found no {self.key!r} among {known}"
+                )
+            self.names.append(str(case[self.key]))
+
+    def _gather(self, engine: Engine) -> None:
+        # A name may hold a tab, the default delimiter, but never this character.
+        self.names = string_list_all_gather(self.names, delimiter="\0")
 
 
 class CaseMetrics(ABC):
@@ -19,14 +84,18 @@ class CaseMetrics(ABC):
 
     Args:
         prefix: start of the names of all metrics.
+        group_key: entry of the cases that names their group; with it metrics are means over groups of the
+            mean within each. Details stay values of cases.
     """
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, group_key: str | None = None) -> None:
         self.prefix = prefix
         self._values = Cumulative()
+        self._groups = CaseGroups(group_key)
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator whose output is decollated and postprocessed."""
+        self._groups.attach(engine)
         engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self._values.reset())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._measure)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._publish)
@@ -39,8 +108,7 @@ class CaseMetrics(ABC):
     def _publish(self, engine: Engine) -> None:
         """Turn the collected values into metrics of the engine."""
 
-    @staticmethod
-    def _publish_details(engine: Engine, name: str, details: torch.Tensor) -> None:
-        """Set a metric to the mean of its finite values (cases, K): over cases first, then over classes."""
+    def _publish_details(self, engine: Engine, name: str, details: torch.Tensor) -> None:
+        """Set a metric to the mean of its finite values (cases, K): over cases or groups, then classes."""
         engine.state.metric_details[name] = details
-        engine.state.metrics[name] = mean_over_classes(mean_over_cases(details.numpy()))
+        engine.state.metrics[name] = mean_over_classes(self._groups.mean(details.numpy()))

@@ -16,8 +16,9 @@ from monai.config import PathLike
 from monai.utils import convert_to_numpy
 
 from common.data.writers import atomic_path
+from common.engines.case_metrics import CaseGroups
 from common.errors import InputError
-from common.metrics.averages import mean_over_cases, mean_over_classes
+from common.metrics.averages import mean_over_classes
 
 logger = logging.getLogger(__name__)
 
@@ -38,28 +39,41 @@ class EvaluationReport:
     the classes, as in the tables of the papers; the row ``missing`` counts the values that are not finite. A
     metric that is one number without values per case (pooled pixel counts) fills only the row ``mean``.
 
+    With ``group_key`` a cell is the mean over groups of the mean within each group, as usual for frames of
+    video clips; the title counts the groups. A metric without values per case is shown as it is published:
+    ``SaliencyMetrics`` needs the same key for its maxima.
+
     Args:
         output_dir: folder of the two files.
         class_names: rows, the foreground classes in their order.
         columns: title of each column and the name of its metric in ``engine.state.metrics``.
         grid: the voxel grid on which the scores were computed, e.g. ``native`` or ``1 x 1 x 1 mm``. Distances
             mean little without it.
+        group_key: entry of the cases that names their group; ``None``: every case weighs the same.
 
     Raises:
-        InputError: when the evaluation has ended, a column names no metric, or the number of names is wrong.
+        InputError: when the evaluation has ended, a column names no metric, or the number of names is wrong;
+            while running, a case without group.
     """
 
     def __init__(
-        self, output_dir: PathLike, class_names: Sequence[str], columns: Mapping[str, str], grid: str
+        self,
+        output_dir: PathLike,
+        class_names: Sequence[str],
+        columns: Mapping[str, str],
+        grid: str,
+        group_key: str | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.class_names = list(class_names)
         self.columns = dict(columns)
         self.grid = grid
+        self._groups = CaseGroups(group_key)
         self._num_cases = 0
 
     def attach(self, engine: Engine) -> None:
         """Register the handler with an evaluator whose output is a decollated list."""
+        self._groups.attach(engine)
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._count)
         engine.add_event_handler(Events.COMPLETED, self._write)
@@ -76,8 +90,13 @@ class EvaluationReport:
             return
         columns = {title: self._column(engine, metric) for title, metric in self.columns.items()}
         header = {"grid": self.grid, "cases": num_cases, "classes": self.class_names}
+        counted = f"{num_cases} case(s)"
+        if self._groups.key is not None:
+            num_groups = len(set(self._groups.names))
+            header |= {"group_key": self._groups.key, "groups": num_groups}
+            counted += f" in {num_groups} groups of equal weight"
         table = _table(self.class_names, columns)
-        title = f"Evaluation of {num_cases} case(s), grid: {self.grid}"
+        title = f"Evaluation of {counted}, grid: {self.grid}"
         logger.info("%s\n%s", title, table)
         content = header | {"columns": {name: column._asdict() for name, column in columns.items()}}
         with atomic_path(self.output_dir / "report.json") as path:
@@ -94,7 +113,7 @@ class EvaluationReport:
         per_case = details is not None and details.ndim == 2
         if per_case:
             cases = convert_to_numpy(details)
-            values, missing = mean_over_cases(cases), (~np.isfinite(cases)).sum(axis=0)
+            values, missing = self._groups.mean(cases), (~np.isfinite(cases)).sum(axis=0)
         else:
             values = np.atleast_1d(convert_to_numpy(engine.state.metrics[metric]))
             missing = np.zeros(len(values), dtype=int)

@@ -1,4 +1,4 @@
-"""Evaluator handlers that report the scores of soft maps, and the edge distances of layers."""
+"""Evaluator handler that reports the scores of soft maps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from common.engines.case_metrics import CaseMetrics
 from common.errors import InputError
 from common.metrics import saliency
 from common.metrics import threshold_curves as curves
-from common.metrics.layers import mean_edge_distance
 
 
 class JudgedMap:
@@ -97,6 +96,9 @@ class SaliencyMetrics(CaseMetrics):
     without foreground. Every value is finite: an empty mask has 0 as weighted F and Dice of ``pranet``; as
     ``authors_*`` 1 if nothing is predicted, else nearly 0; its E- and S-measure tell how little is predicted.
 
+    With ``group_key`` (frames of video clips) every mean over cases, that of the curves included, becomes the
+    mean over groups of the mean within each. Details and the count of empty masks stay those of cases.
+
     Args:
         measures: some of the names above; ``None``: all. Others are not computed.
         prefix: start of all names.
@@ -105,9 +107,11 @@ class SaliencyMetrics(CaseMetrics):
         reference_key: entry with the masks (K, H, W) in [0, 1]; above 0.5 is object.
         stretch: shift and scale every map to run from 0 to 1, as the published protocols do; without, the
             noise on images that hold no object stays noise.
+        group_key: entry of the cases that names their group; ``None``: every case weighs the same.
 
     Raises:
-        InputError: unknown measure; while running, shapes that differ or predictions outside [0, 1].
+        InputError: unknown measure; while running, shapes that differ, predictions outside [0, 1], or a case
+            without group.
     """
 
     def __init__(
@@ -117,8 +121,9 @@ class SaliencyMetrics(CaseMetrics):
         prediction_key: str = "pred",
         reference_key: str = "label",
         stretch: bool = True,
+        group_key: str | None = None,
     ) -> None:
-        super().__init__(prefix)
+        super().__init__(prefix, group_key)
         known = [*MEASURES, *CURVES]
         wanted = known if measures is None else list(measures)
         if not wanted or set(wanted) - set(known):
@@ -154,35 +159,6 @@ class SaliencyMetrics(CaseMetrics):
             details = values[:, :, index].float()
             self._publish_details(engine, self.prefix + name, details)
         for index, name in enumerate(self.curves):
-            highest = lines[:, :, index].mean(dim=0).amax(dim=-1)
+            highest = self._groups.mean(lines[:, :, index].numpy()).max(axis=-1)
             engine.state.metrics[self.prefix + name] = float(highest.mean())
         engine.state.metrics[f"{self.prefix}empty_references"] = int(empty.sum())
-
-
-class LayerMetrics(CaseMetrics):
-    """Report how far the edges of predicted layers are from those of the reference, in pixels.
-
-    ``engine.state.metric_details["<prefix>med_px"]`` holds float32 (cases, K - 1), without background,
-    gathered over all processes: 0 for a layer absent from both masks, ``inf`` if no column has it in both.
-    ``engine.state.metrics["<prefix>med_px"]`` holds the mean of the finite values, over cases first and then
-    over classes; ``<prefix>layers_missing`` counts the other values.
-
-    The evaluator's decollated output holds one-hot masks ``pred`` and ``label`` (K, H, W).
-
-    Args:
-        prefix: start of all names.
-    """
-
-    def __init__(self, prefix: str = "val_") -> None:
-        super().__init__(prefix)
-
-    def _measure(self, engine: Engine) -> None:
-        for case in engine.state.output:
-            masks = (convert_to_numpy(case[key][1:] > 0) for key in ("pred", "label"))
-            distances = [mean_edge_distance(*pair) for pair in zip(*masks, strict=True)]
-            self._values.append(torch.tensor(distances))
-
-    def _publish(self, engine: Engine) -> None:
-        details = self._values.get_buffer()
-        self._publish_details(engine, f"{self.prefix}med_px", details)
-        engine.state.metrics[f"{self.prefix}layers_missing"] = int((~torch.isfinite(details)).sum())

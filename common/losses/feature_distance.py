@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.losses.structure import StructureLoss, check_mode, class_masks, full_precision
+from common.public_weights import read_public_weights
 
 # torchvision's VGG-16, IMAGENET1K_V1; the name ends with the start of the file's SHA-256.
 VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
@@ -44,10 +45,9 @@ def vgg16_weights(path: str | os.PathLike[str] | None = None) -> dict[str, Tenso
     Raises:
         InputError: no such file, unreadable, not a VGG-16, or it cannot be downloaded.
     """
-    if path is None:
-        source, state = VGG16_URL, _download()
-    else:
-        source, state = str(path), _read(path)
+    what = "the VGG-16 weights of the feature loss"
+    state = read_public_weights(VGG16_URL, path, what, "vgg16_weights_path", WITHOUT)
+    source = VGG16_URL if path is None else str(path)
     expected = _state_of(_feature_layers("meta"))
     found = state if isinstance(state, Mapping) else {}
     wrong = [name for name, value in expected.items() if _shape(found.get(name)) != value.shape]
@@ -61,32 +61,6 @@ def vgg16_weights(path: str | os.PathLike[str] | None = None) -> dict[str, Tenso
 
 def _shape(value: Any) -> torch.Size | None:
     return value.shape if isinstance(value, Tensor) else None
-
-
-def _download() -> Any:
-    try:
-        return torch.hub.load_state_dict_from_url(
-            VGG16_URL, map_location="cpu", check_hash=True, weights_only=True
-        )
-    except Exception as error:  # no network, no space, wrong hash, damaged copy: many types
-        raise InputError(
-            f"{VGG16_URL}: the VGG-16 weights of the feature loss could not be fetched ({error}); fetch this"
-            f" file on another machine and give its path (vgg16_weights_path), {WITHOUT}"
-        ) from error
-
-
-def _read(path: str | os.PathLike[str]) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: expected VGG-16 weights, found no file; fetch {VGG16_URL}, {WITHOUT}"
-        ) from error
-    except Exception as error:  # torch.load fails with many types, from KeyError to UnpicklingError
-        raise InputError(
-            f"{path}: expected VGG-16 weights, found a file that torch.load(weights_only=True) refuses"
-            f" ({type(error).__name__}); fetch {VGG16_URL}, {WITHOUT}"
-        ) from error
 
 
 def _feature_layers(device: str = "cpu") -> nn.ModuleList:
@@ -157,7 +131,7 @@ class FeatureDistance(nn.Module):
 
         Args:
             logits: float (B, K, H, W).
-            labels: (B, K, H, W) maps in [0, 1]; in mode ``softmax`` also class indices (B, 1, H, W).
+            labels: (B, K, H, W) maps in [0, 1]; see also :func:`common.losses.structure.class_masks`.
 
         Returns:
             (4,), the level of full size first; only ``logits`` receive a gradient.
@@ -233,7 +207,7 @@ class M2SNetLoss(nn.Module):
 
         Args:
             logits: float (B, K, H, W).
-            labels: (B, K, H, W) maps in [0, 1]; in mode ``softmax`` also class indices (B, 1, H, W).
+            labels: (B, K, H, W) maps in [0, 1]; see also :func:`common.losses.structure.class_masks`.
 
         Returns:
             Scalar.

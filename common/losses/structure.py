@@ -43,7 +43,8 @@ def class_masks(labels: Tensor, logits: Tensor, mode: str) -> Tensor:
     """Labels as one map per channel of the logits, in their dtype.
 
     Args:
-        labels: (B, K, H, W) maps in [0, 1]; with ``softmax`` also class indices (B, 1, H, W).
+        labels: (B, K, H, W) maps in [0, 1]; with ``softmax`` also the maps of the foreground alone
+            (B, K - 1, H, W), whose rest is background, or class indices (B, 1, H, W).
         logits: float (B, K, H, W).
         mode: ``sigmoid`` or ``softmax``.
 
@@ -53,18 +54,20 @@ def class_masks(labels: Tensor, logits: Tensor, mode: str) -> Tensor:
     Raises:
         ValueError: the shapes do not fit.
     """
-    if labels.shape == logits.shape:
-        return labels.to(logits.dtype)
-    expected = [tuple(logits.shape)]
+    batch, channels, *size = logits.shape
+    expected = [(batch, channels, *size)]
     if mode == "softmax":
-        indices = (logits.shape[0], 1, *logits.shape[2:])
-        if tuple(labels.shape) == indices:
-            onehot = F.one_hot(labels[:, 0].long(), logits.shape[1])
-            return onehot.movedim(-1, 1).to(logits.dtype)
-        expected.append(indices)
-    raise ValueError(
-        f"labels: expected {' or '.join(map(str, expected))} in mode {mode}, got {tuple(labels.shape)}"
-    )
+        expected += [(batch, channels - 1, *size), (batch, 1, *size)]
+    if tuple(labels.shape) not in expected:
+        raise ValueError(
+            f"labels: expected {' or '.join(map(str, expected))} in mode {mode}, got {tuple(labels.shape)}"
+        )
+    if labels.shape[1] == channels:
+        return labels.to(logits.dtype)
+    if labels.shape[1] == channels - 1:
+        foreground = labels.to(logits.dtype)
+        return torch.cat([(1 - foreground.sum(dim=1, keepdim=True)).clamp(min=0), foreground], dim=1)
+    return F.one_hot(labels[:, 0].long(), channels).movedim(-1, 1).to(logits.dtype)
 
 
 def check_mode(mode: str) -> None:
@@ -111,8 +114,8 @@ class StructureLoss(nn.Module):
 
         Args:
             logits: float (B, K, H, W).
-            labels: (B, K, H, W) maps in [0, 1], soft edges allowed; in mode ``softmax`` also class indices
-                (B, 1, H, W).
+            labels: (B, K, H, W) maps in [0, 1], soft edges allowed; in mode ``softmax`` see also
+                :func:`class_masks`.
 
         Returns:
             Scalar: cross-entropy plus 1 - IoU, each averaged over samples and channels.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -9,15 +11,40 @@ def mean_over_cases(values: np.ndarray) -> np.ndarray:
     """Mean of the finite values of each class.
 
     Args:
-        values: float (N, K), one row per case; ``nan`` or ``inf`` where a case has no value for a class.
+        values: float (N, ...), one row per case, usually (N, K); ``nan`` or ``inf`` where a case has no
+            value.
 
     Returns:
-        float64 (K,); ``nan`` for a class without any finite value.
+        float64 (...); ``nan`` where no value is finite.
     """
     finite = np.isfinite(values)
     total = np.where(finite, values, 0.0).sum(axis=0, dtype=np.float64)
     count = finite.sum(axis=0)
     return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+
+
+def mean_over_groups(values: np.ndarray, groups: Sequence[str]) -> np.ndarray:
+    """Mean of the finite values within each group, e.g. over the frames of each video clip.
+
+    The mean over cases of the result weighs every group alike, however many cases it has.
+
+    Args:
+        values: float (N, ...), one row per case; ``nan`` or ``inf`` where a case has no value.
+        groups: name of the group of each case, N names.
+
+    Returns:
+        float64 (G, ...), the groups sorted by name; ``nan`` where no value of a group is finite.
+
+    Raises:
+        ValueError: not one name per case.
+    """
+    if len(groups) != len(values):
+        raise ValueError(f"groups: expected {len(values)} names, one per case, found {len(groups)}")
+    names, index = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    means = np.empty((len(names), *values.shape[1:]))
+    for group in range(len(names)):
+        means[group] = mean_over_cases(values[index == group])
+    return means
 
 
 def mean_over_classes(class_values: np.ndarray) -> float:

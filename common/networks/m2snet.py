@@ -3,7 +3,7 @@
 Paper: Zhao et al., "M2SNet: Multi-scale in Multi-scale Subtraction Network for Medical Image Segmentation",
 2023, arXiv:2303.10894. MSNet comes from Zhao et al., "Automatic Polyp Segmentation via Multi-scale
 Subtraction Network", MICCAI 2021.
-Implements: section III; the rows of Tables VII and VIII that change the units, but for ASPP and DenseASPP.
+Implements: section III; the rows of Tables VII and VIII that change the units.
 Differs from the paper, as the authors' released code does:
 - Level 1 enters the pyramid without a convolution of its own.
 - The complementary feature of level 5 is a second convolution of the encoder's output, that of level 4 has no
@@ -33,7 +33,8 @@ class M2SNet(nn.Module):
         out_channels: classes, K, one map of logits each: 1 for a binary mask (sigmoid). The paper does not
             show the form for several classes; only the last convolution depends on K.
         unit: ``released``, ``paper`` or ``single``, see
-            :class:`~common.networks.blocks.subtraction.MultiScaleDifference`.
+            :class:`~common.networks.blocks.subtraction.MultiScaleDifference`; ``aspp`` or ``dense_aspp``, see
+            :mod:`common.networks.blocks.atrous`.
         operation: ``subtract`` or ``add``.
         num_orders: highest order of the units, 1 (no units: the decoder gets the encoder's levels, our
             reading of the baseline in Table VII) to 5.

@@ -9,7 +9,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import ImageMetaKey, convert_to_dst_type
 
-from common.data.label_codes import LabelCodes, class_of_code, code_of_class
+from common.data.label_codes import LabelCodes, class_count, class_of_code, code_of_class
 from common.data.label_images import class_labels
 
 
@@ -19,7 +19,8 @@ class MapLabelCodesd(MapTransform):
     Args:
         keys: labels, any dtype, (1, spatial...) or (C, spatial...) with equal channels.
         codes: for class 1, 2, ... the value in the files or a list of values that all mean this class, as in
-            ``[500, 600, [420, 421]]``; None if the files already hold 0 .. K - 1. Background is 0.
+            ``[500, 600, [420, 421]]`` with background 0; or a table value -> class in which 0 may be any, as
+            in ``{255: 0, 0: 1}``; None if the files already hold 0 .. K - 1.
         num_classes: K, background included.
         allow_missing_keys: skip absent keys.
 
@@ -55,15 +56,19 @@ class RestoreLabelCodesd(MapTransform):
     Args:
         keys: class indices, any dtype, any shape.
         codes: as for :class:`MapLabelCodesd`; of several values for a class the first is written.
+            K comes from them.
         allow_missing_keys: skip absent keys.
 
     Returns:
         On call, the data with int32 label values of the same shape.
+
+    Raises:
+        InputError: ``codes`` contradict themselves.
     """
 
     def __init__(self, keys: KeysCollection, codes: LabelCodes, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.code_of = torch.tensor(code_of_class(codes, len(codes) + 1), dtype=torch.int32)
+        self.code_of = torch.tensor(code_of_class(codes, class_count(codes)), dtype=torch.int32)
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Map each prediction back."""

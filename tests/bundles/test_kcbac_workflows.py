@@ -11,10 +11,11 @@ from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
-from common.data.phantoms import write_image_mask_folder, write_isic2017, write_mmwhs, write_msd
+from common.data.phantoms import write_mmwhs, write_msd
+from common.data.picture_phantoms import write_image_mask_folder, write_isic2017
 from common.errors import InputError
 from common.predictor import load_predictor
-from tests.helpers.workflows import REPOSITORY, TINY_2D, TINY_3D, config_files, run
+from tests.helpers.workflows import REPOSITORY, TINY_2D, TINY_3D, config_files, places, run
 
 pytestmark = pytest.mark.bundle
 BUNDLE = "kcbac_mmwhs"
@@ -25,10 +26,6 @@ def mmwhs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("mmwhs")
     write_mmwhs(folder, num_cases=5, num_test=1)
     return folder
-
-
-def places(folder: Path) -> dict:
-    return {"output_dir": str(folder / "output"), "model_dir": str(folder / "models")}
 
 
 @pytest.fixture(scope="module")

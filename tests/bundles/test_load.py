@@ -11,17 +11,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from monai.bundle import ckpt_export, create_workflow, load, verify_metadata, verify_net_in_out
+from monai.bundle import ConfigParser, ckpt_export, create_workflow, load, verify_metadata, verify_net_in_out
 from monai.data import load_net_with_metadata
 
 from common.data.phantoms import write_mmwhs
-from common.networks.kcbac import KCBACNet
-from tests.helpers.workflows import REPOSITORY
+from common.data.picture_phantoms import write_polyp_pranet
+from tests.helpers.workflows import REPOSITORY, SMALL_KCBAC, SMALL_M2SNET
 
 pytestmark = pytest.mark.bundle
 BUNDLES = sorted(folder.parent.name for folder in REPOSITORY.glob("bundles/*/configs"))
-DATA = {"kcbac_mmwhs": partial(write_mmwhs, num_cases=5, num_test=0, size=(32, 32, 24))}
-SMALL = {"network_def::base_width": 2, "network_def::num_scales": 2}
+DATA = {
+    "kcbac_mmwhs": partial(write_mmwhs, num_cases=5, num_test=0, size=(32, 32, 24)),
+    "m2snet_polyp": write_polyp_pranet,
+}
+IMAGES = {"kcbac_mmwhs": "*image.nii.gz", "m2snet_polyp": "images/*.png"}
+WITHOUT_DOWNLOADS = {"m2snet_polyp": {"feature_weight": 0}}
+SMALL = {"kcbac_mmwhs": SMALL_KCBAC, "m2snet_polyp": SMALL_M2SNET}
 
 
 def config(bundle: str, name: str) -> str:
@@ -34,42 +39,49 @@ def elsewhere(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def small_bundle(tmp_path) -> Path:
-    """A copy of the kCBAC bundle with a small network and weights for it."""
-    folder = tmp_path / "small_bundle"
-    shutil.copytree(
-        REPOSITORY / "bundles" / "kcbac_mmwhs", folder, ignore=shutil.ignore_patterns("*.pt", "eval")
-    )
+@pytest.fixture(params=BUNDLES)
+def small_bundle(request, tmp_path) -> Path:
+    """A copy of each bundle with a small network and weights for it."""
+    folder = tmp_path / request.param
+    source = REPOSITORY / "bundles" / request.param
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.pt", "eval"))
     for name in ("train", "inference"):
         file = folder / "configs" / f"{name}.json"
         content = json.loads(file.read_text())
-        content["network_def"] |= {"base_width": 2, "num_scales": 2}
+        arguments = SMALL[request.param].items()
+        content["network_def"] |= {key.removeprefix("network_def::"): value for key, value in arguments}
         file.write_text(json.dumps(content))
-    network = KCBACNet(3, 1, 8, base_width=2, num_scales=2)
-    torch.save(network.state_dict(), folder / "models" / "model.pt")
+    torch.save(network_of(folder).state_dict(), folder / "models" / "model.pt")
     return folder
+
+
+def network_of(folder: Path, *overlays: str) -> torch.nn.Module:
+    """The network that a bundle's inference builds, with random weights."""
+    parser = ConfigParser()
+    parser.read_config([folder / "configs" / f"{name}.json" for name in ("inference", *overlays)])
+    return parser.get_parsed_content("network_def")
 
 
 @pytest.mark.parametrize("bundle", BUNDLES)
 @pytest.mark.parametrize(("name", "workflow_type"), [("train", "train"), ("inference", "infer")])
 def test_properties_are_complete(bundle, name, workflow_type, elsewhere):
     DATA[bundle](elsewhere / "data")
-    source = elsewhere / "data" if name == "train" else next((elsewhere / "data").rglob("*image.nii.gz"))
+    source = elsewhere / "data" if name == "train" else next((elsewhere / "data").rglob(IMAGES[bundle]))
     workflow = create_workflow(
         config_file=config(bundle, name),
         workflow_type=workflow_type,
         logging_file=False,
         dataset_dir=str(source),
         output_dir=str(elsewhere / "output"),
-        **SMALL,
+        **SMALL[bundle],
+        **(WITHOUT_DOWNLOADS.get(bundle, {}) if name == "train" else {}),
     )
     assert workflow.check_properties() == []
 
 
 def test_training_and_inference_load_from_another_folder(small_bundle, elsewhere):
     network = load(small_bundle.name, bundle_dir=str(small_bundle.parent))
-    assert isinstance(network, KCBACNet)
+    assert type(network) is type(network_of(small_bundle))
     saved = torch.load(small_bundle / "models" / "model.pt", weights_only=True)
     assert all(torch.equal(value, saved[name]) for name, value in network.state_dict().items())
     again = load(small_bundle.name, bundle_dir=str(small_bundle.parent), workflow_type="inference")
@@ -118,13 +130,15 @@ def test_export_from_the_unmodified_configs_equals_the_network(small_bundle, els
     exported, metadata, files = load_net_with_metadata(
         models / "model.ts", more_extra_files=("inference.json",)
     )
-    network = KCBACNet(3, 1, 8, base_width=2, num_scales=2, fused=True).eval()
+    network = network_of(small_bundle, "export").eval()
     network.load_state_dict(torch.load(models / "model.pt", weights_only=True))
-    assert not any("norm" in name for name, _ in exported.named_parameters())
-    for shape in ((1, 1, 8, 8, 8), (2, 1, 9, 17, 5)):
-        image = torch.randn(shape)
+    assert not any("running_var" in name for name, _ in exported.named_buffers())
+    image = json.loads((configs / "metadata.json").read_text())["network_data_format"]["inputs"]["image"]
+    axes = len(image["spatial_shape"])
+    for batch, size in ((1, (40, 48, 32)), (2, (33, 50, 37))):
+        given = torch.randn(batch, image["num_channels"], *size[:axes])
         with torch.no_grad():
-            assert torch.equal(exported(image), network(image))
+            assert torch.equal(exported(given), network(given))
     assert metadata["version"]
     assert json.loads(files["inference.json"])["network_def"]
 

@@ -18,9 +18,14 @@ ADDITIONS = {
         "distance_units",
         "report_columns",
         "report_columns_mm",
+        "average_by",
+        "measures",
+        "protocol",
     },
     "multi_gpu_train": {"local_rank", "finalize"},
+    "data_busi": {"include_normal"},
     "data_images": {"group_pattern"},
+    "data_polyp_video": {"drop_clip_ends"},
 }
 # Overlays that are merged after another overlay, and so may replace that one's keys, too.
 AFTER = {"evaluate_": "evaluate"}
@@ -200,15 +205,17 @@ def metadata_is_true(bundle: Bundle) -> list[str]:
             f"version {metadata.get('version')} is not the newest changelog entry {versions[-1:]}"
         )
     output = metadata["network_data_format"]["outputs"]["pred"]
+    # With sigmoid outputs background has no channel.
+    background = int(train.get("mode") != "sigmoid")
     counts = {
-        "num_channels": output["num_channels"],
-        "channel_def": len(output["channel_def"]),
-        "class_names of train.json and background": len(train["class_names"]) + 1,
+        "num_channels": output["num_channels"] - background,
+        "channel_def": len(output["channel_def"]) - background,
+        "class_names of train.json": len(train["class_names"]),
     }
     problems += [
-        f"{name} is {count}, num_classes of train.json is {train['num_classes']}"
+        f"{name} is for {count} structures, num_classes of train.json for {train['num_classes'] - 1}"
         for name, count in counts.items()
-        if count != train["num_classes"]
+        if count != train["num_classes"] - 1
     ]
     if not metadata.get("references") or not all(metadata["references"]):
         problems.append("references are empty")

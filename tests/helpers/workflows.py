@@ -8,24 +8,39 @@ from common.engines.input_errors import find_input_error
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# Shrinks any run of the kCBAC bundle to seconds; the sizes still pass every stage of the pipeline.
-TINY = {
+# Shrink any run to seconds; the sizes still pass every stage of the pipeline.
+SHORT = {
     "num_workers": 0,
     "cache_rate": 0.0,
     "max_epochs": 1,
     "iterations_per_epoch": 2,
     "val_interval": 1,
-    "network_def::base_width": 2,
-    "network_def::num_scales": 2,
 }
+SMALL_KCBAC = {"network_def::base_width": 2, "network_def::num_scales": 2}
+TINY = {**SHORT, **SMALL_KCBAC}
 TINY_3D = {**TINY, "spacing_mm": [4.0] * 3, "roi_size": [16] * 3, "batch_size": 2, "sw_batch_size": 4}
 TINY_2D = {**TINY, "roi_size": [32, 32], "batch_size": 2}
+SMALL_M2SNET = {"network_def::width": 8, "network_def::blocks": [1, 1, 1, 1]}
+TINY_M2SNET = {
+    **SHORT,
+    **SMALL_M2SNET,
+    "image_size": [64, 64],
+    "train_sizes": [32, 64],
+    "batch_size": 2,
+    "pretrained": False,
+    "feature_weight": 0,
+}
 
 
 def config_files(bundle: str, *names: str) -> list[str]:
     """Paths of a bundle's config files; a name with a slash is taken as it is."""
     folder = REPOSITORY / "bundles" / bundle / "configs"
     return [name if "/" in name else str(folder / f"{name}.json") for name in names]
+
+
+def places(folder: Path) -> dict[str, str]:
+    """Settings that make a run write into a folder."""
+    return {"output_dir": str(folder / "output"), "model_dir": str(folder / "models")}
 
 
 def run(bundle: str, names, workflow_type="train", **overrides) -> ConfigWorkflow:

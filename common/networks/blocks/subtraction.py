@@ -9,14 +9,20 @@ Differs from the paper, as the authors' released code does by default:
   all units follow them. ``paper`` is the reading of the text: windows of each channel, nothing after them.
 - The sum over a level leaves out the feature that comes from the encoder.
 - One more convolution precedes the unit of order 5.
+The units with an atrous pyramid, from the paper's comparison, are our reading: see
+:mod:`common.networks.blocks.atrous`.
 Axes: B batch, C channels, H W space.
 """
+
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-FORMS = ("released", "paper", "single")
+from common.networks.blocks.atrous import ATROUS_PYRAMIDS
+
+FORMS = ("released", "paper", "single", *ATROUS_PYRAMIDS)
 OPERATIONS = ("subtract", "add")
 WINDOWS = (3, 5)
 MAX_ORDERS = 5
@@ -109,17 +115,23 @@ class OnesFilter(nn.Module):
         self.kernel_size = kernel_size
         self.norm: nn.Module = nn.BatchNorm2d(channels)
 
-    def forward(self, channel_sum: Tensor) -> Tensor:
+    def forward(self, channel_sum: Tensor, channels_last: bool = False) -> Tensor:
         """Filtered features.
 
         Args:
             channel_sum: float (B, 1, H, W), the features summed over their channels; not in half precision.
+            channels_last: memory format of the result, which one channel cannot tell.
 
         Returns:
             (B, channels, H, W).
         """
         total = box_sum(channel_sum, self.kernel_size)
-        return F.relu(self.norm(total.expand(-1, self.channels, -1, -1)))
+        if not channels_last:
+            return F.relu(self.norm(total.expand(-1, self.channels, -1, -1)))
+        # With each pixel as a case of its own, the channels are written side by side.
+        pixels = self.norm(total.reshape(-1, 1, 1, 1).expand(-1, self.channels, -1, -1))
+        shape = [total.shape[0], total.shape[2], total.shape[3], self.channels]
+        return F.relu(pixels).reshape(shape).permute(0, 3, 1, 2)
 
     @torch.jit.unused
     def folding_pairs(self) -> list[tuple[str, str]]:
@@ -136,7 +148,8 @@ class MultiScaleDifference(nn.Module):
     Args:
         channels: of both inputs.
         form: ``released`` (filters over all channels, normalized), ``paper`` (windows of each channel,
-            linear) or ``single`` (no filters: the unit of MSNet).
+            linear) or ``single`` (no filters: the unit of MSNet). ``aspp`` and ``dense_aspp`` have no filters
+            either; their pyramids belong to the single units.
         operation: ``subtract``, or ``add`` for ``A + B`` in place of each absolute difference.
 
     Raises:
@@ -172,9 +185,11 @@ class MultiScaleDifference(nn.Module):
         """
         total = self._compare(upper, lower)
         if len(self.filters) > 0:
+            # Adding tensors of different memory formats would take three times as long.
+            last = total.is_contiguous(memory_format=torch.channels_last) and not total.is_contiguous()
             sums = [_single_precision(x).sum(1, keepdim=True) for x in (upper, lower)]
             for ones_filter in self.filters.values():
-                total = total + self._compare(ones_filter(sums[0]), ones_filter(sums[1]))
+                total = total + self._compare(ones_filter(sums[0], last), ones_filter(sums[1], last))
         if len(self.windows) > 0:
             # Linear filters: the filtered difference is the difference of the filtered features.
             upper_wide, lower_wide = _single_precision(upper), _single_precision(lower)
@@ -188,6 +203,14 @@ class MultiScaleDifference(nn.Module):
         return upper + lower if self.adds else torch.abs(upper - lower)
 
 
+def _after_difference(channels: int, form: str) -> nn.Module:
+    """What each unit has for itself."""
+    conv = ConvNormReLU(channels, channels)
+    if form not in ATROUS_PYRAMIDS:
+        return conv
+    return nn.Sequential(OrderedDict(context=ATROUS_PYRAMIDS[form](channels), conv=conv))
+
+
 class SubtractionPyramid(nn.Module):
     """The triangle of subtraction units: each order compares neighboring levels of the order before.
 
@@ -196,7 +219,8 @@ class SubtractionPyramid(nn.Module):
 
     Args:
         channels: of every level.
-        form: of the units, see :class:`MultiScaleDifference`.
+        form: of the units, see :class:`MultiScaleDifference`. In ``aspp`` and ``dense_aspp`` each unit has an
+            atrous pyramid of its own between the difference and the convolution.
         operation: of the units, see :class:`MultiScaleDifference`.
         num_orders: highest order, 1 (no units) to 5.
 
@@ -221,7 +245,7 @@ class SubtractionPyramid(nn.Module):
         self.orders = nn.ModuleDict(
             {
                 str(order): nn.ModuleDict(
-                    {str(level): ConvNormReLU(channels, channels) for level in range(6 - order, 0, -1)}
+                    {str(level): _after_difference(channels, form) for level in range(6 - order, 0, -1)}
                 )
                 for order in range(2, num_orders + 1)
             }

@@ -144,7 +144,7 @@ def test_pictures(tmp_path):
 def test_receipt_spares_files_that_did_not_change(cases, tmp_path, monkeypatch):
     read = []
     read_image = checks.read_image
-    monkeypatch.setattr(checks, "read_image", lambda path: (read.append(path), read_image(path))[1])
+    monkeypatch.setattr(checks, "read_image", lambda path, _: (read.append(path), read_image(path))[1])
     receipt = tmp_path / "new" / "receipt.json"
     write(cases[1]["image"], np.full((6, 5, 4), np.nan, np.float32))
     for expected in (6, 2):  # at first all files, then only those of the bad case

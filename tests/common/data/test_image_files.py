@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 
 from common.data.image_files import image_id, image_problems, is_nifti, joined, list_images, read_image
+from common.data.picture_reader import PictureReader
 from common.errors import InputError
 
 
@@ -49,6 +50,31 @@ def test_unreadable_files_are_input_errors_with_their_name(tmp_path):
     for path in [*damaged_files(tmp_path), tmp_path / "absent.nii.gz"]:
         with pytest.raises(InputError, match=f"^{path}: "):
             read_image(path)
+
+
+def test_several_files_of_one_case_become_channels(tmp_path):
+    mask = np.eye(3, 4, dtype=np.uint8)
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path, values in zip(paths, (mask, 2 * mask)):
+        Image.fromarray(values).save(path)
+    for reader in (None, PictureReader(None)):
+        assert np.array_equal(read_image(paths, reader).numpy(), np.stack([mask.T, 2 * mask.T]))
+    with pytest.raises(InputError, match=f"^{tmp_path / 'c.png'}: no such file"):
+        read_image([*paths, tmp_path / "c.png"])
+    Image.fromarray(mask[:2]).save(paths[1])
+    with pytest.raises(InputError, match=f"^{paths[0]}, {paths[1]}: expected a readable image, found"):
+        read_image(paths)
+    with pytest.raises(InputError, match="expected an image file, found none"):
+        read_image([])
+
+
+def test_reader_decides_what_is_refused(tmp_path):
+    Image.fromarray(np.zeros((3, 4, 3), np.uint8)).convert("CMYK").save(tmp_path / "a.tif")
+    assert read_image(tmp_path / "a.tif").shape == (4, 4, 3)
+    with pytest.raises(
+        InputError, match=f"^{tmp_path / 'a.tif'}: expected label values .*, found mode CMYK$"
+    ):
+        read_image(tmp_path / "a.tif", PictureReader(None))
 
 
 def test_everything_wrong_with_an_image_is_reported():

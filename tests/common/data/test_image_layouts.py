@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -76,8 +78,11 @@ def test_consecutive_frames_are_one_group(tmp_path):
     assert group["clinicdb_26"] == "frames 26-50"
     assert group["612"] == "frames 601-625"
     assert group["kvasir_train_1"] == "kvasir_train_1" != group["kvasir_train_2"]
-    single = {case["group"] for case in polyp_pranet(tmp_path, frame_pattern=None)}
-    assert single == set(names)
+    stratum = {case["id"]: case["stratum"] for case in polyp_pranet(tmp_path)}
+    assert {name for name in names if stratum[name] == "CVC-ClinicDB"} == set(names[:4])
+    assert {stratum[name] for name in names[4:]} == {"other"}
+    single = polyp_pranet(tmp_path, frame_pattern=None)
+    assert {(case["group"], case["stratum"]) for case in single} == {(name, "other") for name in names}
     blocks = polyp_pranet(tmp_path, frame_pattern=r"train_(\d+)$", frames_per_block=2)
     assert len({case["group"] for case in blocks}) == 5
 
@@ -170,10 +175,8 @@ def test_of_several_covid_folders_one_must_be_chosen(tmp_path):
     pairs(tmp_path / "TrainingSet/Pseudo", "Imgs", "GT", "1", "2")
     with pytest.raises(InputError, match="found TrainingSet/Doctor/Imgs, TrainingSet/Pseudo/Imgs"):
         covid19_ct(tmp_path)
-    assert column(covid19_ct(tmp_path, training_dir="TrainingSet/Pseudo"), "id") == [
-        "training_1",
-        "training_2",
-    ]
+    chosen = covid19_ct(tmp_path, training_dir="TrainingSet/Pseudo")
+    assert column(chosen, "id") == ["training_1", "training_2"]
 
 
 def make_busi(folder):
@@ -192,12 +195,8 @@ def test_busi_lists_all_masks_of_an_image_and_leaves_out_normals(tmp_path, above
     benign = tmp_path / above / "benign"
     assert cases[0]["label"] == [str(benign / f"benign (9)_mask{n}.png") for n in ("", "_1", "_2")]
     assert cases[1]["label"] == str(benign / "benign (10)_mask.png")
-    assert column(busi(tmp_path, include_normal=True), "dataset") == [
-        "benign",
-        "benign",
-        "malignant",
-        "normal",
-    ]
+    with_normal = column(busi(tmp_path, include_normal=True), "dataset")
+    assert with_normal == ["benign", "benign", "malignant", "normal"]
 
 
 def test_busi_mask_without_image_is_refused(tmp_path):
@@ -244,5 +243,7 @@ def test_real_polyp_images_split_by_blocks_of_frames(real_data, tmp_path):
     assert len(frames) == 550
     assert len({case["group"] for case in frames}) == 25
     roles = seeded_split(cases, tmp_path / "split.json", num_folds=10)
-    sides = {role: {case["group"] for case in roles[role]} for role in roles}
+    sides = {role: {(case["stratum"], case["group"]) for case in roles[role]} for role in roles}
     assert not sides["training"] & sides["validation"]
+    # A tenth of 900 images, and the last 25 - 9 * 25 // 10 of 25 blocks.
+    assert Counter(stratum for stratum, _ in sides["validation"]) == {"other": 90, "CVC-ClinicDB": 3}

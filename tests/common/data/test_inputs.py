@@ -108,10 +108,27 @@ def test_volume_with_channels(tmp_path):
         find_images(path, in_channels=3)
 
 
-@pytest.mark.parametrize(("in_channels", "spatial_dims"), [(3, 2), (1, 3)])
+@pytest.mark.parametrize(("in_channels", "spatial_dims"), [(2, 2), (1, 3), (3, 3)])
 def test_picture_with_other_axes_or_channels(tmp_path, in_channels, spatial_dims):
     with pytest.raises(InputError, match="found 1 and 2"):
         find_images(write_picture(tmp_path / "a.png"), in_channels, spatial_dims)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
+@pytest.mark.parametrize("in_channels", [1, 3])
+def test_pictures_that_reading_makes_gray_or_color_pass(tmp_path, in_channels, mode):
+    Image.fromarray(np.zeros((4, 5), np.uint8)).convert(mode).save(tmp_path / "a.png")
+    assert find_images(tmp_path, in_channels, spatial_dims=2)
+
+
+def test_pictures_of_other_kinds_are_listed(tmp_path):
+    Image.fromarray(np.zeros((4, 5), np.uint16)).save(tmp_path / "deep.png")
+    Image.new("CMYK", (4, 5)).save(tmp_path / "print.tif")
+    Image.new("RGB", (4, 5)).save(tmp_path / "good.png")
+    with pytest.raises(InputError, match=r"2 problem\(s\)") as error:
+        find_images(tmp_path, in_channels=3, spatial_dims=2)
+    assert f"{tmp_path / 'deep.png'}: expected a picture with 8 bits per channel" in str(error.value)
+    assert "found mode CMYK" in str(error.value)
 
 
 def test_dicom_for_a_network_of_pictures(tmp_path):

@@ -5,7 +5,6 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion
 
 from common.data import layouts, phantoms
@@ -21,11 +20,6 @@ def heart():
 
 def unit_grid(size, center):
     return np.stack(np.meshgrid(*[np.arange(size) - center] * 3, indexing="ij"), axis=-1).astype(np.float32)
-
-
-def read_picture(path):
-    with Image.open(path) as picture:
-        return np.asarray(picture)
 
 
 def test_ellipsoid_has_the_volume_of_its_formula():
@@ -125,23 +119,3 @@ def test_msd_layout(tmp_path):
     assert set(np.unique(labels)) == {0, 1, 2, 3}
     assert json.loads((tmp_path / "dataset.json").read_text())["test"] == ["./imagesTs/blobs_002.nii.gz"]
     assert (tmp_path / "imagesTs" / "blobs_002.nii.gz").is_file()
-
-
-def test_isic_layout_with_decoys_and_varied_sizes(tmp_path):
-    phantoms.write_isic2017(tmp_path, num_training=3, num_validation=1, num_test=1)
-    cases = layouts.isic2017(str(tmp_path))
-    assert [case["split"] for case in cases] == ["training"] * 3 + ["validation", "test"]
-    pictures, masks = ([read_picture(case[key]) for case in cases] for key in ("image", "label"))
-    assert {picture.shape[2:] for picture in pictures} == {(3,)}
-    assert [picture.shape[:2] for picture in pictures] == [mask.shape for mask in masks]
-    assert len({mask.shape for mask in masks}) == 5
-    assert all(set(np.unique(mask)) == {0, 255} for mask in masks)
-    assert len(list(tmp_path.rglob("*_superpixels.png"))) == 5
-
-
-def test_picture_folder_has_patients_of_two_pictures(tmp_path):
-    phantoms.write_image_mask_folder(tmp_path, num_cases=4)
-    cases = layouts.image_mask_folder(str(tmp_path), group_pattern=r"^(\d+)_")
-    assert [case["group"] for case in cases] == ["101", "101", "102", "102"]
-    assert read_picture(cases[0]["image"]).ndim == 2
-    assert set(np.unique(read_picture(cases[0]["label"]))) == {0, 255}

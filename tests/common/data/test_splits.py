@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from common.data.splits import seeded_split
+from common.data.splits import of_datasets, seeded_split
 from common.errors import InputError
 
 
@@ -43,6 +43,72 @@ def test_groups_stay_together(tmp_path):
         groups = [{case["group"] for case in split[name]} for name in ("training", "validation")]
         assert not groups[0] & groups[1]
         assert len(groups[1]) == 2
+
+
+def test_each_stratum_is_drawn_by_itself(tmp_path):
+    sources = {"a": make_cases(40)[:30], "b": make_cases(40)[30:]}
+    cases = [case | {"stratum": name} for name, part in sources.items() for case in part]
+    for fold in range(5):
+        options = {"seed": 3, "num_folds": 5, "fold": fold}
+        whole = seeded_split(cases, tmp_path / f"{fold}.json", **options)
+        alone = [seeded_split(sources[n], tmp_path / f"{n}{fold}.json", **options) for n in "ab"]
+        assert [len(split["validation"]) for split in alone] == [6, 2]
+        for role in ("training", "validation"):
+            assert ids(whole[role]) == sorted(ids(alone[0][role]) + ids(alone[1][role]))
+
+
+def test_one_stratum_is_as_none_and_cases_without_are_one(tmp_path):
+    plain = seeded_split(make_cases(10), tmp_path / "plain.json")
+    one = seeded_split(make_cases(10, stratum="a"), tmp_path / "one.json")
+    assert ids(one["validation"]) == ids(plain["validation"])
+    mixed = [*make_cases(20)[:10], *make_cases(20, stratum="a")[10:]]
+    validation = ids(seeded_split(mixed, tmp_path / "mixed.json")["validation"])
+    assert validation[:2] == ids(plain["validation"])
+    assert len(validation) == 4
+
+
+def test_groups_of_a_stratum_stay_together(tmp_path):
+    cases = [c | {"group": c["id"][:2], "stratum": "frames"} for c in make_cases(40)]
+    cases += [{"id": f"x{i}", "stratum": "stills"} for i in range(8)]
+    validation = ids(seeded_split(cases, tmp_path / "split.json", num_folds=4)["validation"])
+    # One of the four groups of ten frames, two of the eight stills.
+    assert len({name[:2] for name in validation[:10]}) == 1
+    assert [name[0] for name in validation[10:]] == ["x", "x"]
+
+
+def test_group_in_two_strata_is_refused(tmp_path):
+    cases = [case | {"group": "p", "stratum": case["id"][-1]} for case in make_cases(2)]
+    with pytest.raises(InputError, match=r"stratum: expected every group in one(.|\n)*group p: 0, 1"):
+        seeded_split([*cases, *make_cases(9)[2:]], tmp_path / "split.json")
+
+
+def test_folds_are_checked_in_every_stratum(tmp_path):
+    cases = [*make_cases(9, stratum="a")[:6], *make_cases(9, stratum="b")[6:]]
+    with pytest.raises(InputError, match=r"num_folds: expected 2 to 3 \(.*in stratum 'b'\), found 5"):
+        seeded_split(cases, tmp_path / "split.json")
+    with pytest.raises(InputError, match=r"expected 2 to 0 \(the number of cases or patients\), found 5"):
+        seeded_split([], tmp_path / "split.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_cases_can_be_chosen_by_data_set():
+    cases = [case | {"dataset": name} for case, name in zip(make_cases(5), ["B", "A", "B", "C", "A"])]
+    cases.append({"id": "no data set"})
+    assert ids(of_datasets(cases, ["A", "B"])) == ["c00", "c01", "c02", "c04"]
+    assert of_datasets(cases, None) == cases
+
+
+@pytest.mark.parametrize(
+    ("cases", "names", "message"),
+    [
+        (make_cases(2, dataset="B"), ["B", "D"], "expected some of B, found D"),
+        (make_cases(2, dataset="B"), [], "expected some of B, found none"),
+        (make_cases(2), ["D"], "expected null, as the cases name no data set, found D"),
+    ],
+)
+def test_unknown_data_sets_are_refused(cases, names, message):
+    with pytest.raises(InputError, match=f"^datasets: {message}$"):
+        of_datasets(cases, names)
 
 
 def test_file_holds_ids_and_settings_only(tmp_path):

@@ -9,8 +9,10 @@ from matplotlib.image import imread
 from monai.data import MetaTensor
 from monai.networks import one_hot
 
+from common.engines import pictures
 from common.engines.panels import draw, planar_views, volume_views
 from common.engines.pictures import CasePictures, label_map
+from common.errors import InputError
 from tests.helpers.evaluation import evaluate, located
 
 ORANGE = colormaps["tab10"](1)[:3]
@@ -71,6 +73,40 @@ def test_label_maps_of_one_hot_masks_and_of_codes():
     assert label_map(one_hot(labels, 3, dim=0)).tolist() == [[[0, 1, 2]]]
     assert label_map(labels).tolist() == [[[0, 1, 2]]]
     assert label_map(torch.tensor([[[0, 205, 420]]]), codes=[[420, 421], 205]).tolist() == [[[0, 2, 1]]]
+    goals = {255: 0, 0: 1, 80: 2, 160: 3}
+    assert label_map(torch.tensor([[[255, 0, 160, 80]]]), codes=goals).tolist() == [[[0, 1, 3, 2]]]
+    read_from_json = {"255": 0, "0": 1}
+    assert label_map(torch.tensor([[[255.0, 0.0, 7.0]]]), codes=read_from_json).tolist() == [[[0, 1, 0]]]
+
+
+def test_masks_are_found_by_their_names(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(pictures, "save_picture", lambda rows, names, path: drawn.append(rows[0].masks))
+    output = {
+        "image": torch.rand(1, 4, 3),
+        "soft": torch.rand(1, 4, 3),
+        "binary": box((4, 3), (0, 0), (2, 1)),
+        "truth": box((4, 3), (0, 0), (4, 1)),
+    }
+    engine = Engine(lambda engine, batch: [output])
+    CasePictures(tmp_path, prediction_key="binary", reference_key="truth").attach(engine)
+    engine.run([0])
+    assert [(mask.sum(), title) for title, mask in drawn[0].items()] == [(4, "reference"), (2, "prediction")]
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("mask", r"prediction_key: expected an entry of the output \(image, soft\), found 'mask'"),
+        ("soft", "soft: expected class indices or a one-hot mask, found values between whole numbers"),
+    ],
+)
+def test_output_without_mask_is_refused(tmp_path, key, message):
+    output = {"image": torch.rand(1, 4, 3), "soft": torch.rand(1, 4, 3), "label": None}
+    engine = Engine(lambda engine, batch: [output])
+    CasePictures(tmp_path, prediction_key=key).attach(engine)
+    with pytest.raises(InputError, match=message):
+        engine.run([0])
 
 
 def test_volume_is_cut_through_the_center_of_the_reference():

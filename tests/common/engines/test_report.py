@@ -16,15 +16,16 @@ from tests.helpers.evaluation import evaluate, located
 NAN, INF = float("nan"), float("inf")
 
 
-def write_report(folder, details, metrics=None, columns=None, names=("LV", "RV")):
-    """Report of an engine that has scored as many cases as the first details have."""
+def write_report(folder, details, metrics=None, columns=None, names=("LV", "RV"), clips=None):
+    """Report of an engine that has scored two cases, or one per name of ``clips``, which are the groups."""
     details = {name: torch.tensor(values) for name, values in details.items()}
     metrics = dict.fromkeys(details, 0.0) | (metrics or {})
-    report = EvaluationReport(folder, names, columns or {name: name for name in metrics}, grid="native")
-    engine = Engine(lambda engine, batch: [batch])
+    columns = columns or {name: name for name in metrics}
+    report = EvaluationReport(folder, names, columns, grid="native", group_key="clip" if clips else None)
+    engine = Engine(lambda engine, batch: batch)
     report.attach(engine)
     engine.state.metrics, engine.state.metric_details = metrics, details
-    engine.run(range(2))
+    engine.run([[{"clip": clip}] for clip in clips or ("", "")])
     return json.loads((folder / "report.json").read_text()), (folder / "report.md").read_text()
 
 
@@ -49,6 +50,36 @@ def test_means_over_cases_then_over_classes(tmp_path):
         "| mean      | 0.650 |\n"
         "| missing   | 1     |\n"
     )
+
+
+def test_clips_weigh_the_same_whatever_their_number_of_frames(tmp_path):
+    # LV: clip a (0.9 + 0.8 + 0.7) / 3, clip b 0.2; frames alone give 0.65. RV: clip b has no value.
+    dice = [[0.9, 0.6], [0.2, NAN], [0.8, NAN], [0.7, 0.8]]
+    content, table = write_report(tmp_path, {"dice": dice}, clips=["a", "b", "a", "a"])
+    assert content["columns"]["dice"]["values"] == pytest.approx([0.5, 0.7])
+    assert content["columns"]["dice"]["mean"] == pytest.approx(0.6)
+    assert content["columns"]["dice"]["missing"] == [0, 2]
+    assert {name: content[name] for name in ("cases", "groups", "group_key")} == {
+        "cases": 4,
+        "groups": 2,
+        "group_key": "clip",
+    }
+    assert table.startswith("# Evaluation of 4 case(s) in 2 groups of equal weight, grid: native\n")
+    plain, _ = write_report(tmp_path, {"dice": dice[:2]})
+    assert not {"groups", "group_key"} & set(plain)
+
+
+def test_evaluator_hands_over_the_clip_of_every_frame(tmp_path):
+    # 5 of 8 pixels are lymph node, k of them predicted: Dice 2k / (k + 5) is 4/7, 1, 2/6.
+    mask = located((torch.arange(8) < 5).float()[None, None])
+    cases = [
+        {"image": located((torch.arange(8) < k).float()[None, None]), "label": mask, "clip": clip}
+        for k, clip in ((2, "a"), (5, "b"), (1, "a"))
+    ]
+    report = EvaluationReport(tmp_path, ["node"], {"Dice": "val_mean_dice"}, "native", group_key="clip")
+    evaluate(cases, 2, [report], batch_size=2)
+    dice = json.loads((tmp_path / "report.json").read_text())["columns"]["Dice"]
+    assert dice["mean"] == pytest.approx(((4 / 7 + 2 / 6) / 2 + 1) / 2)
 
 
 def test_published_mean_follows_from_the_published_structures(tmp_path):

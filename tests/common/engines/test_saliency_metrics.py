@@ -1,4 +1,4 @@
-"""Soft-map and layer handlers: published names, protocols, details, empty masks, files, two processes."""
+"""Soft-map handler: published names, protocols, details, empty masks, files, two processes."""
 
 import math
 import os
@@ -9,14 +9,13 @@ import torch
 import torch.multiprocessing
 from ignite.engine import Engine
 from monai.handlers import MetricsSaver
-from monai.networks import one_hot
 
 from common.engines.report import EvaluationReport, case_meta
-from common.engines.saliency_metrics import CURVES, MEASURES, LayerMetrics, SaliencyMetrics
+from common.engines.saliency_metrics import CURVES, MEASURES, SaliencyMetrics
 from common.errors import InputError
 from common.metrics.saliency import mae, s_measure, soft_dice, stretched, weighted_f
 from tests.helpers import reference_saliency
-from tests.helpers.evaluation import evaluate, located
+from tests.helpers.evaluation import located
 
 
 def run(handlers, cases):
@@ -184,29 +183,6 @@ def test_outputs_that_are_no_maps_are_refused(case, message):
 def test_unknown_measures_are_refused(measures):
     with pytest.raises(InputError, match="measures: expected some of weighted_f"):
         SaliencyMetrics(measures)
-
-
-def layers(*tops):
-    """Label map (1, 12, 4): layer k of two rows from ``tops[k - 1]`` on; ``None`` for no such layer."""
-    labels = torch.zeros(1, 12, 4)
-    for index, top in enumerate(tops):
-        if top is not None:
-            labels[0, top : top + 2] = index + 1
-    return labels
-
-
-def test_layer_distances_in_an_evaluator():
-    pairs = [((1, 5), (2, 8)), ((1, None), (1, 8))]
-    cases = [{"image": located(layers(*p)), "label": located(layers(*r))} for p, r in pairs]
-    state = evaluate(cases, 3, [LayerMetrics()])
-    assert state.metric_details["val_med_px"].tolist() == [[1.0, 3.0], [0.0, math.inf]]
-    assert state.metrics["val_med_px"] == pytest.approx((0.5 + 3) / 2)
-    assert state.metrics["val_layers_missing"] == 1
-
-
-def test_layer_distances_of_one_hot_masks():
-    pair = {"pred": one_hot(layers(1, 5), 3, dim=0), "label": one_hot(layers(3, 5), 3, dim=0)}
-    assert run([LayerMetrics(prefix="")], [pair]).metrics == {"med_px": 1.0, "layers_missing": 0}
 
 
 def judge_share(rank, folder):

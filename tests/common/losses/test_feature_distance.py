@@ -185,7 +185,7 @@ def test_a_failed_download_says_how_to_go_on(monkeypatch):
 
 def test_unusable_files_say_how_to_go_on(weights, tmp_path):
     with pytest.raises(
-        InputError, match=r"none.pth: expected VGG-16 weights, found no file; fetch .*weight 0"
+        InputError, match=r"none.pth: expected the VGG-16 weights .*, found no file; fetch .*weight 0"
     ):
         vgg16_weights(tmp_path / "none.pth")
     (tmp_path / "text.pth").write_text("no weights")

@@ -106,6 +106,17 @@ def test_class_indices_and_their_maps_cost_the_same():
     torch.testing.assert_close(loss(logits, maps), loss(logits, labels))
 
 
+def test_what_no_foreground_map_covers_is_background():
+    """Resized and rotated foreground maps: background is what is left of each pixel, 1 outside the image."""
+    foreground = torch.tensor([[0.25, 0.0], [0.5, 0.0]], dtype=torch.float64).reshape(1, 2, 1, 2)
+    every = torch.tensor([[0.25, 1.0], [0.25, 0.0], [0.5, 0.0]], dtype=torch.float64).reshape(1, 3, 1, 2)
+    logits = deterministic_input("logits", (1, 3, 1, 2))
+    assert StructureLoss("softmax")(logits, foreground) == StructureLoss("softmax")(logits, every)
+    two_classes, mask = logits[:, :2], torch.tensor([1, 0]).reshape(1, 1, 1, 2)
+    loss = StructureLoss("softmax")
+    assert loss(two_classes, mask) == loss(two_classes, torch.cat([1 - mask, mask], dim=1))
+
+
 def test_a_certain_and_right_prediction_costs_nothing():
     masks = parity_case()[1]
     assert StructureLoss()(200 * masks - 100, masks).item() == pytest.approx(0, abs=1e-9)
@@ -148,5 +159,5 @@ def test_what_does_not_fit_is_refused():
         StructureLoss(bce="mean")
     with pytest.raises(ValueError, match=r"expected \(1, 3, 4, 4\) in mode sigmoid, got \(1, 1, 4, 4\)"):
         StructureLoss()(torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4))
-    with pytest.raises(ValueError, match=r"\(1, 3, 4, 4\) or \(1, 1, 4, 4\) in mode softmax, got \(1, 2"):
-        StructureLoss("softmax")(torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 4, 4))
+    with pytest.raises(ValueError, match=r"\(1, 3, 4, 4\) or \(1, 2, 4, 4\) or \(1, 1"):
+        StructureLoss("softmax")(torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4, 4))

@@ -1,5 +1,8 @@
+import copy
+
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from common.networks.blocks.subtraction import FORMS
 from common.networks.m2snet import M2SNet, MSNet
@@ -50,6 +53,35 @@ class TestMSNet(NetworkContract):
         return MSNet(**arguments)
 
 
+class TestAtrousM2SNet(NetworkContract):
+    shapes = TestM2SNet.shapes
+    # MSNet's, and per unit: convolutions of 1x1 and three of 3x3, 64 x 64 x 28; the pooled one, 64 x 65; the
+    # projection, 64 x 5 x 64; five normalizations, 5 x 2 x 64.
+    parameter_counts = (
+        ({}, 27_692_329 + 10 * 139_968),
+        ({"num_orders": 2}, 27_692_329 - 7 * 37_056 + 4 * 139_968),
+    )
+
+    def build(self):
+        return M2SNet(unit="aspp", **{**SMALL, "width": 16})
+
+    def build_full_size(self, **arguments):
+        return M2SNet(unit="aspp", **arguments)
+
+
+class TestDenseAtrousM2SNet(NetworkContract):
+    shapes = TestM2SNet.shapes
+    # MSNet's, and per unit: 1x1 from 64, 96, 128, 160 and 192 to 64 channels, 640 x 64; five of 3x3 from 64
+    # to 32, 5 x 9 x 2,048; the projection, 224 x 64; normalizations, 5 x 2 x (64 + 32) + 2 x 64.
+    parameter_counts = (({"operation": "add"}, 27_692_329 + 10 * 148_544),)
+
+    def build(self):
+        return M2SNet(unit="dense_aspp", **SMALL)
+
+    def build_full_size(self, **arguments):
+        return M2SNet(unit="dense_aspp", **arguments)
+
+
 @pytest.mark.parametrize("unit", ["released", "single"])
 @pytest.mark.parametrize("training", [False, True])
 def test_equals_the_method_spelled_out_with_dense_filters(unit, training):
@@ -77,21 +109,23 @@ def test_names_match_those_of_the_released_checkpoints_one_to_one():
     assert roots == set(f"{units} {others} {reductions}".split())
 
 
-@pytest.mark.parametrize(("size", "expected"), [(224, 6.821), (256, 8.909), (352, 16.844)])
-def test_multiplications_of_all_convolutions_in_billions(size, expected):
-    """8.9 at 256 x 256 is the paper's 9.0, to which the filters, as box filters of one map, add 0.01."""
-    counted = []
+@pytest.mark.parametrize(
+    ("unit", "size", "expected"),
+    [(FORMS[0], 224, 6.821), (FORMS[0], 256, 8.909), (FORMS[0], 352, 16.844)]
+    + [("aspp", 256, 13.096), ("dense_aspp", 256, 13.477)],
+)
+def test_multiplications_of_all_convolutions_in_billions(unit, size, expected):
+    """8.9 at 256 x 256 is the paper's 9.0, to which the filters, as box filters of one map, add 0.01.
 
-    def count(module, _, output):
-        counted.append(output[0].numel() * module.weight[0].numel())
-
+    The ten units cover 30,976 pixels there. Per pixel an atrous pyramid has 64 x 64 x 28 + 5 x 64 x 64
+    multiplications, and 64 x 64 per unit for the pooled values; a dense one 64 x 640 + 92,160 + 224 x 64.
+    """
     with torch.device("meta"):
-        network = M2SNet().eval()
-        for module in network.modules():
-            if isinstance(module, torch.nn.Conv2d):
-                module.register_forward_hook(count)
-        network(torch.empty(1, 3, size, size))
-    assert sum(counted) / 1e9 == pytest.approx(expected, abs=6e-4)
+        network, image = M2SNet(unit=unit).eval(), torch.empty(1, 3, size, size)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(image)
+    # An addition counts as an operation as well.
+    assert counter.get_total_flops() / 2e9 == pytest.approx(expected, abs=6e-4)
 
 
 @pytest.mark.parametrize("unit", FORMS)
@@ -124,7 +158,8 @@ def test_a_fused_checkpoint_does_not_pass_for_a_training_form():
 @pytest.mark.parametrize("operation", ["subtract", "add"])
 @pytest.mark.parametrize("num_orders", [1, 3, 5])
 def test_every_form_trains_all_its_parameters(unit, operation, num_orders):
-    network = M2SNet(unit=unit, operation=operation, num_orders=num_orders, width=4, blocks=(1, 1, 1, 1))
+    # Of few channels, the ReLU after a pooled value without normalization could close all.
+    network = M2SNet(unit=unit, operation=operation, num_orders=num_orders, width=16, blocks=(1, 1, 1, 1))
     output = network.train()(torch.randn(2, 3, 64, 64))
     (output * torch.randn_like(output)).sum().backward()
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
@@ -170,6 +205,22 @@ def test_mixed_precision_filters_in_single_precision():
     assert kinds == [(torch.float32, torch.float32)] * 40
 
 
+@pytest.mark.parametrize("training", [False, True])
+@torch.no_grad()
+def test_channels_last_gives_the_same_numbers_and_reaches_the_filters(training):
+    network = TestM2SNet().evaluation_network().double().train(training)
+    other = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    outputs = []
+    for ones_filter in other.pyramid.difference.filters.values():
+        ones_filter.register_forward_hook(lambda _, __, out: outputs.append(out.permute(0, 2, 3, 1)))
+    image = torch.randn(2, 3, 64, 50, dtype=torch.float64)
+    found = other(image.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(found, network(image), atol=1e-9, rtol=1e-9)
+    assert [out.is_contiguous() for out in outputs] == [True] * 40
+    for key, value in other.state_dict().items():
+        torch.testing.assert_close(value, network.state_dict()[key], atol=1e-9, rtol=1e-9)
+
+
 @pytest.mark.parametrize("size", [(352, 352), (97, 61)])
 @torch.no_grad()
 def test_script_of_a_narrow_network_equals_eager(size):
@@ -181,7 +232,7 @@ def test_script_of_a_narrow_network_equals_eager(size):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"unit": "aspp"}, "unit must be one of .*'single'.*, got 'aspp'"),
+        ({"unit": "dense"}, "unit must be one of .*'dense_aspp'.*, got 'dense'"),
         ({"operation": "multiply"}, "operation must be one of"),
         ({"num_orders": 6}, "num_orders must be 1 to 5, got 6"),
         ({"num_orders": 0}, "num_orders must be 1 to 5, got 0"),

@@ -31,6 +31,15 @@ def test_restoring_is_the_reverse_of_mapping():
     assert isinstance(restored["label"], MetaTensor)
 
 
+def test_table_in_which_0_is_a_class():
+    codes = {"255": 0, "0": 1, "80": 2}
+    mapped = MapLabelCodesd("label", codes, 3)({"label": torch.tensor([[[0, 80], [255, 0]]])})
+    assert mapped["label"].tolist() == [[[1, 2], [0, 1]]]
+    assert RestoreLabelCodesd("label", codes)(mapped)["label"].tolist() == [[[0, 80], [255, 0]]]
+    with pytest.raises(InputError, match="expected the classes 0 to 3"):
+        MapLabelCodesd("label", codes, 4)
+
+
 def test_message_names_the_file_the_found_and_the_allowed(tmp_path):
     path = tmp_path / "case.nii.gz"
     nib.save(nib.Nifti1Image(np.array([0, 500, 7, 7], np.int16).reshape(1, 2, 2), np.eye(4)), path)
