@@ -42,7 +42,5 @@ def test_names_may_be_others():
 
 
 def test_one_hot_maps_are_refused():
-    with pytest.raises(
-        InputError, match=r"prediction: expected .*\(1, W, H\), found \(2, 4, 4\)"
-    ):
+    with pytest.raises(InputError, match=r"prediction: expected .*\(1, W, H\), found \(2, 4, 4\)"):
         run([{"prediction": torch.zeros(2, 4, 4), "reference": torch.zeros(1, 4, 4)}])
