@@ -9,6 +9,8 @@ from common.errors import InputError
 LabelCodes = Sequence[int | Sequence[int]] | Mapping[int | str, int]
 # In place of codes: gray masks of one structure, 0 (background) to 255, in between where its edge is soft.
 GRAY = "gray"
+# In place of a domain where all share the codes.
+SHARED = ""
 
 
 def class_of_code(codes: LabelCodes | None, num_classes: int) -> dict[int, int]:
@@ -57,6 +59,28 @@ def check_codes(codes: LabelCodes | str | None, num_classes: int) -> None:
 def class_count(codes: LabelCodes) -> int:
     """Number of classes K, background included, that codes speak of."""
     return len(set(codes.values())) if isinstance(codes, Mapping) else len(codes) + 1
+
+
+def classes_by_domain(
+    codes: Mapping[str, LabelCodes | None] | LabelCodes | None, num_classes: int
+) -> dict[str, dict[int, int]]:
+    """Tables of :func:`class_of_code` where data sets of several domains store different values.
+
+    Args:
+        codes: domain -> codes, e.g. :data:`common.data.chaos.CHAOS_LIVER_CODES`; or codes alone, or None, for
+            all domains.
+        num_classes: K, background included.
+
+    Returns:
+        Domain -> value -> class; the only key is :data:`SHARED` if all domains share the codes.
+
+    Raises:
+        InputError: as :func:`class_of_code`.
+    """
+    # A table value -> class holds numbers, a table domain -> codes never does.
+    is_by_domain = isinstance(codes, Mapping) and not any(isinstance(c, int) for c in codes.values())
+    by_domain = codes if is_by_domain else {SHARED: codes}
+    return {domain: class_of_code(entry, num_classes) for domain, entry in by_domain.items()}
 
 
 def code_of_class(codes: LabelCodes | None, num_classes: int) -> list[int]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from monai.config import PathLike
 
@@ -25,6 +26,7 @@ def seeded_split(
     num_folds: int = 5,
     fold: int = 0,
     held_out_role: str = "validation",
+    num_held_out: int | Mapping[str, int] | None = None,
 ) -> dict[str, list[Case]]:
     """Split cases into training and validation, and keep the result in a file of ids.
 
@@ -41,6 +43,8 @@ def seeded_split(
         num_folds: at least 2, at most the number of groups in the smallest stratum.
         fold: which fold is held out, 0 to ``num_folds`` - 1.
         held_out_role: the official role that takes the place of validation; unused without official roles.
+        num_held_out: hold out so many groups of each stratum, or so many by stratum, instead of a fold;
+            ``None``: a fold.
 
     Returns:
         ``{"training": [...], "validation": [...]}``, every case as it was given.
@@ -52,8 +56,11 @@ def seeded_split(
     if any("split" in case for case in cases):
         settings, roles = {"official": True}, _official_roles(cases)
     else:
-        settings = {"seed": seed, "num_folds": num_folds, "fold": fold}
-        roles, held_out_role = _drawn_roles(cases, seed, num_folds, fold), "validation"
+        part = {"num_folds": num_folds, "fold": fold}
+        if num_held_out is not None:
+            part = {"num_held_out": num_held_out}
+        settings = {"seed": seed, **part}
+        roles, held_out_role = _drawn_roles(cases, seed, part), "validation"
     path = Path(split_file)
     if path.exists():
         roles = _read_roles(path, settings, cases)
@@ -86,12 +93,17 @@ def of_datasets(cases: Sequence[Case], names: Sequence[str] | None) -> list[Case
     return [case for case in cases if case.get("dataset") in names]
 
 
-def _drawn_roles(cases: Sequence[Case], seed: int, num_folds: int, fold: int) -> Roles:
+def _drawn_roles(cases: Sequence[Case], seed: int, part: Mapping[str, Any]) -> Roles:
     strata = _strata(cases) or {"": []}  # no cases at all are too few for any number of folds
     held_out: set[str] = set()
     for stratum, groups in sorted(strata.items()):
         where = f" in stratum {stratum!r}" if stratum else ""
-        held_out |= _drawn_groups(groups, seed, num_folds, fold, where)
+        shuffled = list(groups)
+        random.Random(seed).shuffle(shuffled)
+        if "num_held_out" in part:
+            held_out |= set(_last(shuffled, part["num_held_out"], stratum, where))
+        else:
+            held_out |= set(_fold(shuffled, where=where, **part))
     roles: Roles = {"training": [], "validation": []}
     for case in sorted(cases, key=lambda case: case["id"]):
         roles["validation" if case.get("group", case["id"]) in held_out else "training"].append(case["id"])
@@ -114,8 +126,22 @@ def _strata(cases: Sequence[Case]) -> dict[str, list[str]]:
     return strata
 
 
-def _drawn_groups(groups: Sequence[str], seed: int, num_folds: int, fold: int, where: str) -> set[str]:
-    """Groups of one fold; ``where`` is added to the message if there are too few."""
+def _last(
+    groups: Sequence[str], num_held_out: int | Mapping[str, int], stratum: str, where: str
+) -> Sequence[str]:
+    """So many groups from the end; ``where`` is added to the message if there are too few."""
+    if isinstance(num_held_out, Mapping):
+        num_held_out = num_held_out.get(stratum, 0)
+    if not 1 <= num_held_out < len(groups):
+        raise InputError(
+            f"num_held_out: expected 1 to {len(groups) - 1} (of {len(groups)} cases or patients{where}), "
+            f"found {num_held_out}"
+        )
+    return groups[-num_held_out:]
+
+
+def _fold(groups: Sequence[str], num_folds: int, fold: int, where: str) -> Sequence[str]:
+    """Groups of one fold, counted from the end."""
     if not 2 <= num_folds <= len(groups):
         raise InputError(
             f"num_folds: expected 2 to {len(groups)} (the number of cases or patients{where}), "
@@ -123,10 +149,8 @@ def _drawn_groups(groups: Sequence[str], seed: int, num_folds: int, fold: int, w
         )
     if not 0 <= fold < num_folds:
         raise InputError(f"fold: expected 0 to {num_folds - 1}, found {fold}")
-    shuffled = list(groups)
-    random.Random(seed).shuffle(shuffled)
     block = num_folds - 1 - fold
-    return set(shuffled[block * len(groups) // num_folds : (block + 1) * len(groups) // num_folds])
+    return groups[block * len(groups) // num_folds : (block + 1) * len(groups) // num_folds]
 
 
 def _official_roles(cases: Sequence[Case]) -> Roles:

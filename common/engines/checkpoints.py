@@ -43,8 +43,9 @@ class TrainingCheckpoints:
     Args:
         network: the trained network; ``DistributedDataParallel`` is looked through.
         optimizer: its optimizer.
-        lr_scheduler: schedule of the learning rate. If a run is continued with other schedule settings (as a
-            larger ``max_epochs`` brings), the new schedule is followed from the step that has been reached.
+        lr_scheduler: schedule of the learning rate; ``None`` if it is constant. If a run is continued with
+            other schedule settings (as a larger ``max_epochs`` brings), the new schedule is followed from the
+            step that has been reached.
         evaluator: validates during training; its key metric, compared by its ``metric_cmp_fn``, decides which
             weights are best. NaN never does.
         model_dir: folder of the two weight files, created if absent.
@@ -52,18 +53,21 @@ class TrainingCheckpoints:
         resume: continue from ``state_file``.
         save_interval: epochs from one writing of ``model.pt`` and ``state_file`` to the next; the last epoch
             is always written.
+        partners: whatever else learns and must be there to continue, by name: a discriminator, its optimizer,
+            its schedule. They are saved with the state, never with the weights.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (a run has that many parts)
         self,
         network: nn.Module,
         optimizer: Optimizer,
-        lr_scheduler: LRScheduler,
+        lr_scheduler: LRScheduler | None,
         evaluator: Evaluator,
         model_dir: str | os.PathLike[str],
         state_file: str | os.PathLike[str],
         resume: bool = False,
         save_interval: int = 1,
+        partners: Mapping[str, Any] | None = None,
     ) -> None:
         self.network = network
         self.optimizer = optimizer
@@ -73,6 +77,7 @@ class TrainingCheckpoints:
         self.state_file = Path(state_file)
         self.resume = resume
         self.save_interval = save_interval
+        self.partners = dict(partners or {})
         self.best: dict[str, Any] = {"metric": None, "epoch": 0}
 
     def attach(self, trainer: Trainer) -> None:
@@ -130,9 +135,10 @@ class TrainingCheckpoints:
         state = {
             "network": weights,
             "optimizer": self.optimizer.state_dict(),
-            "lr_scheduler": self.lr_scheduler.state_dict(),
+            "lr_scheduler": None if self.lr_scheduler is None else self.lr_scheduler.state_dict(),
             "trainer": dict(trainer.state_dict()),
             "best": self.best,
+            "partners": {name: _state_of(partner) for name, partner in self.partners.items()},
         }
         if trainer.scaler is not None:
             state["scaler"] = trainer.scaler.state_dict()
@@ -153,6 +159,7 @@ class TrainingCheckpoints:
             )
         self._check_progress(trainer, state["trainer"])
         load_into(self.network, state["network"], self.state_file)
+        self._restore_partners(state.get("partners", {}))
         try:
             self._restore_optimizer(trainer, state)
         except (KeyError, ValueError) as error:
@@ -167,6 +174,21 @@ class TrainingCheckpoints:
             self.evaluator.state.best_metric = self.best["metric"]
             self.evaluator.state.best_metric_epoch = self.best["epoch"]
         trainer.logger.info(f"continuing after epoch {trainer.state.epoch} from {self.state_file}")
+
+    def _restore_partners(self, saved: Mapping[str, Any]) -> None:
+        if saved.keys() != self.partners.keys():
+            raise InputError(
+                f"{self.state_file}: expected the state of {', '.join(self.partners) or 'no partners'},"
+                f" found that of {', '.join(saved) or 'none'}; continue with the settings of the first run"
+            )
+        for name, partner in self.partners.items():
+            if isinstance(partner, nn.Module):
+                load_into(partner, saved[name], self.state_file)
+                continue
+            try:
+                partner.load_state_dict(saved[name])
+            except (KeyError, ValueError) as error:
+                raise InputError(f"{self.state_file}: written with another {name}: {error}") from error
 
     def _check_progress(self, trainer: Trainer, saved: Mapping[str, int]) -> None:
         if saved["epoch_length"] != trainer.state.epoch_length:
@@ -183,6 +205,11 @@ class TrainingCheckpoints:
 
     def _restore_optimizer(self, trainer: Trainer, state: Mapping[str, Any]) -> None:
         schedule, saved = self.lr_scheduler, state["lr_scheduler"]
+        if schedule is None or saved is None:
+            if schedule is not saved:
+                raise ValueError("a schedule on one side only")
+            self.optimizer.load_state_dict(state["optimizer"])
+            return
         if isinstance(schedule, ReduceLROnPlateau) or _settings(schedule.state_dict()) == _settings(saved):
             schedule.load_state_dict(saved)
             self.optimizer.load_state_dict(state["optimizer"])
@@ -198,6 +225,10 @@ class TrainingCheckpoints:
         trainer.logger.info(
             f"learning-rate schedule differs from the saved run; going on at {schedule.get_last_lr()}"
         )
+
+
+def _state_of(partner: Any) -> dict[str, Any]:
+    return _cpu_weights(partner) if isinstance(partner, nn.Module) else partner.state_dict()
 
 
 def _settings(schedule: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,12 +56,13 @@ class DistanceMetrics(CaseMetrics):
 
     def _case_values(self, case: Mapping[str, torch.Tensor]) -> np.ndarray:
         """Values of one case, float32 (names, K - 1)."""
-        spacings = [_spacing(case["label"], unit) for unit in self.units]
+        label = case["label"]
+        spacings = [spacing_mm(label, "label") if unit == "mm" else None for unit in self.units]
         predictions = convert_to_numpy(case["pred"][1:] > 0)
-        references = convert_to_numpy(case["label"][1:] > 0)
+        references = convert_to_numpy(label[1:] > 0)
         columns = []
         for prediction, reference in zip(predictions, references, strict=True):
-            pairs = [mask_distances(prediction, reference, spacing) for spacing in spacings]
+            pairs = [mask_distances(prediction, reference, spacing, with_region=True) for spacing in spacings]
             columns.append([reduce(pair) for pair in pairs for reduce in MEASURES.values()])
         return np.array(columns, dtype=np.float32).T
 
@@ -73,9 +74,19 @@ class DistanceMetrics(CaseMetrics):
         engine.state.metrics[f"{self.prefix}distances_missing"] = int(missing.sum())
 
 
-def _spacing(label: torch.Tensor, unit: str) -> list[float] | None:
-    if unit == "vox":
-        return None
-    if not isinstance(label, MetaTensor):
-        raise InputError("label: expected a MetaTensor with an affine to measure mm, found a plain tensor")
-    return label.pixdim.tolist()[: label.ndim - 1]
+def spacing_mm(image: torch.Tensor, name: str) -> list[float]:
+    """Edge lengths of the voxels of an image.
+
+    Args:
+        image: (C, [D,] H, W) with an affine.
+        name: entry of the case, for the message.
+
+    Returns:
+        Millimeters along each spatial axis.
+
+    Raises:
+        InputError: a plain tensor.
+    """
+    if not isinstance(image, MetaTensor):
+        raise InputError(f"{name}: expected a MetaTensor with an affine to measure mm, found a plain tensor")
+    return image.pixdim.tolist()[: image.ndim - 1]

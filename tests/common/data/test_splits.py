@@ -191,3 +191,18 @@ def test_several_processes_get_one_split(tmp_path):
         found = list(pool.map(lambda _: seeded_split(make_cases(20), tmp_path / "split.json"), range(16)))
     assert all(split == found[0] for split in found)
     assert [path.name for path in tmp_path.iterdir()] == ["split.json"]
+
+
+def test_a_number_of_cases_is_held_out_of_each_stratum(tmp_path):
+    cases = [{"id": f"{d}{n:02d}", "stratum": d, "domain": d} for d in ("CT", "MR") for n in range(20)]
+    parts = seeded_split(cases, tmp_path / "split.json", seed=1, num_held_out=8)
+    for domain in ("CT", "MR"):
+        assert sum(case["stratum"] == domain for case in parts["validation"]) == 8
+        assert sum(case["stratum"] == domain for case in parts["training"]) == 12
+    assert seeded_split(cases, tmp_path / "split.json", seed=1, num_held_out=8) == parts
+    with pytest.raises(InputError, match="expected .*num_held_out.*: 7"):
+        seeded_split(cases, tmp_path / "split.json", seed=1, num_held_out=7)
+    uneven = seeded_split(cases, tmp_path / "uneven.json", num_held_out={"CT": 3, "MR": 2})["validation"]
+    assert [case["domain"] for case in uneven] == ["CT"] * 3 + ["MR"] * 2
+    with pytest.raises(InputError, match="num_held_out: expected 1 to 19 .*'CT'.*found 20"):
+        seeded_split(cases, tmp_path / "other.json", num_held_out=20)
