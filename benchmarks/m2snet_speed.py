@@ -9,55 +9,19 @@ same weights, and take turns in one run, so that whatever else the machine does 
 from __future__ import annotations
 
 import copy
-import platform
-import time
 from collections.abc import Sequence
-from pathlib import Path
-from statistics import median
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from monai.utils import ensure_tuple
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.side_by_side import Form, machine, measure, settled, table
 from common.networks.blocks.subtraction import MultiScaleDifference
 from common.networks.m2snet import M2SNet
 
 _TRAINING_BATCHES = 10
 _BATCH_SHAPE = (2, 3, 128, 128)
-
-
-class Form(NamedTuple):
-    """One way to compute the same network.
-
-    Attributes:
-        title: what is done to it.
-        network: in evaluation mode.
-        memory_format: of the image that it gets.
-    """
-
-    title: str
-    network: nn.Module
-    memory_format: torch.memory_format
-
-
-class Timing(NamedTuple):
-    """What one form took, and how far its logits are off.
-
-    Attributes:
-        title: of the form.
-        seconds: process time of each repeat, of all threads together.
-        to_first: largest absolute difference to the first form.
-        to_exact: largest absolute difference to the first form in float64.
-        logit: largest absolute logit.
-    """
-
-    title: str
-    seconds: list[float]
-    to_first: float
-    to_exact: float
-    logit: float
 
 
 class DenseDifference(MultiScaleDifference):
@@ -103,20 +67,8 @@ def dense_form(network: M2SNet) -> M2SNet:
 
 
 def settled_network() -> M2SNet:
-    """The published network with random weights, and statistics from passes in training mode.
-
-    Statistics that do not fit the weights let the numbers inside, and with them their rounding, grow or
-    vanish. The images are random.
-
-    Returns:
-        float32, in evaluation mode; always the same weights.
-    """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        network = M2SNet().train()
-        for _ in range(_TRAINING_BATCHES):
-            network(torch.randn(_BATCH_SHAPE))
-    return network.eval()
+    """The published network with random weights, see :func:`benchmarks.side_by_side.settled`."""
+    return settled(M2SNet, _BATCH_SHAPE, _TRAINING_BATCHES)
 
 
 def forms_of(network: M2SNet) -> list[Form]:
@@ -135,64 +87,6 @@ def forms_of(network: M2SNet) -> list[Form]:
         Form("+ folded", folded, plain),
         Form("+ channels_last", rearranged, torch.channels_last),
     ]
-
-
-@torch.no_grad()
-def measure(forms: Sequence[Form], image: Tensor, repeats: int) -> list[Timing]:
-    """Run all forms in turns.
-
-    Args:
-        forms: at least one; the outputs of the first are what the others are compared to.
-        image: float (B, C, H, W).
-        repeats: runs of each form, after one that is not timed.
-
-    Returns:
-        One timing per form, in their order.
-    """
-    exact = copy.deepcopy(forms[0].network).double()(image.double())
-    images = [image.contiguous(memory_format=form.memory_format) for form in forms]
-    outputs = [form.network(given) for form, given in zip(forms, images)]
-    seconds: list[list[float]] = [[] for _ in forms]
-    for _ in range(repeats):
-        for index, form in enumerate(forms):
-            start_s = time.process_time()
-            form.network(images[index])
-            seconds[index].append(time.process_time() - start_s)
-    return [
-        Timing(form.title, taken, _largest(output - outputs[0]), _largest(output - exact), _largest(output))
-        for form, taken, output in zip(forms, seconds, outputs)
-    ]
-
-
-def _largest(values: Tensor) -> float:
-    return values.abs().max().item()
-
-
-def table(timings: Sequence[Timing]) -> str:
-    """Lines of a table in Markdown; the ratio is that of the minima, to the first row.
-
-    Args:
-        timings: of one image.
-    """
-    first = timings[0]
-    columns = ("form", "minimum, s", "median, s", "times faster", "off the first", "off float64", "logits to")
-    rows = [columns, ["---"] * len(columns)]
-    for timing in timings:
-        least_s = min(timing.seconds)
-        times = [f"{least_s:.3f}", f"{median(timing.seconds):.3f}", f"{min(first.seconds) / least_s:.2f}"]
-        differences = [f"{timing.to_first:.1e}", f"{timing.to_exact:.1e}"]
-        rows.append([timing.title, *times, *differences, f"{timing.logit:.1f}"])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def machine() -> str:
-    """Processor, threads and version of PyTorch, in one line."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text(encoding="utf-8").splitlines() if information.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    capability = torch.backends.cpu.get_cpu_capability()
-    return f"{name} ({capability}), {torch.get_num_threads()} thread(s), PyTorch {torch.__version__}"
 
 
 def m2snet_speed(sizes: int | Sequence[int] = (256, 352), repeats: int = 7, threads: int = 1) -> str:

@@ -1,6 +1,6 @@
 """Generated abdomens and chests in the folder layouts of CHAOS and COVID-19-CT-Seg, for trials and tests.
 
-``python -m common.data.chaos_phantom write_chaos --dataset_dir demo/chaos``. Equal arguments write equal
+``python -m common.data.phantoms write_chaos --dataset_dir demo/chaos``. Equal arguments write equal
 images. Nothing in them comes from a patient.
 Axes: X Y Z are voxels along LPS (to the left, the back, the head); points are in patient millimeters, RAS.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from monai.config import PathLike
 from PIL import Image
@@ -18,7 +17,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from common.data.cardiac_phantom import Ellipsoid, voxel_centers
-from common.data.writers import atomic_path
+from common.data.writers import atomic_path, write_nifti
 
 FIELD_MM = 360.0
 MASK_GRAY = {"liver": 63, "right kidney": 126, "left kidney": 189, "spleen": 252}
@@ -152,10 +151,10 @@ def write_covid19_ct_20(
         labels = np.zeros(shape, np.uint8)
         for part, code in _CHEST_CODES.items():
             labels[parts[part]] = code
-        _write_nifti(
+        write_nifti(
             np.rint(volume).astype(np.int16), affine, root / f"COVID-19-CT-Seg_20cases/{name}.nii.gz"
         )
-        _write_nifti(labels, affine, root / f"Lung_and_Infection_Mask/{name}.nii.gz")
+        write_nifti(labels, affine, root / f"Lung_and_Infection_Mask/{name}.nii.gz")
         print(root / f"COVID-19-CT-Seg_20cases/{name}.nii.gz")
 
 
@@ -272,17 +271,5 @@ def _write_png(picture: Image.Image, path: Path) -> None:
         picture.save(temporary)
 
 
-def _write_nifti(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
-    image = nib.Nifti1Image(array, affine)
-    image.header.set_xyzt_units("mm")
-    with atomic_path(path) as temporary:
-        nib.save(image, temporary)
-
-
-# What the command line offers; :mod:`common.data.phantoms` may list them too.
+# What ``python -m common.data.phantoms`` offers besides its own.
 WRITERS = (write_chaos, write_covid19_ct_20)
-
-if __name__ == "__main__":
-    import fire
-
-    fire.Fire({function.__name__: function for function in WRITERS})

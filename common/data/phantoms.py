@@ -11,13 +11,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from monai.config import PathLike
 
+from common.data import chaos_phantom
 from common.data import picture_phantoms as pictures
 from common.data.cardiac_phantom import AXIS_CODES, cardiac_case
-from common.data.writers import atomic_path
+from common.data.writers import atomic_path, write_nifti
 
 
 def write_mmwhs(
@@ -105,14 +105,11 @@ def _blobs(rng: np.random.Generator, size: Sequence[int], num_classes: int) -> t
 
 
 def _write_nifti(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
-    image = nib.Nifti1Image(array, affine)
-    image.header.set_xyzt_units("mm")
-    with atomic_path(path) as temporary:
-        nib.save(image, temporary)
+    write_nifti(array, affine, path)
     print(path)
 
 
 if __name__ == "__main__":
     import fire
 
-    fire.Fire({f.__name__: f for f in (write_mmwhs, write_msd, *pictures.WRITERS)})
+    fire.Fire({f.__name__: f for f in (write_mmwhs, write_msd, *pictures.WRITERS, *chaos_phantom.WRITERS)})

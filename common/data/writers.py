@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 from monai.config import PathLike
 from monai.data import ImageWriter, NibabelWriter, PILWriter
 
@@ -44,6 +46,23 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     finally:
         if temporary.parent.is_dir():
             temporary.unlink(missing_ok=True)
+
+
+def write_nifti(voxels: np.ndarray, affine: np.ndarray, path: PathLike) -> None:
+    """Write a NIfTI file in millimeters, whole or not at all.
+
+    Args:
+        voxels: (X, Y, Z), of the type to store.
+        affine: (4, 4), from voxels to RAS millimeters.
+        path: file to write.
+
+    Raises:
+        InputError: see :func:`atomic_path`.
+    """
+    image = nib.Nifti1Image(voxels, affine)
+    image.header.set_xyzt_units("mm")
+    with atomic_path(path) as temporary:
+        nib.save(image, temporary)
 
 
 def image_writer(output_ext: str) -> type[ImageWriter]:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from benchmarks import m2snet_speed
-from benchmarks.m2snet_speed import Timing, dense_form, forms_of, measure, settled_network, table
+from benchmarks.m2snet_speed import dense_form, forms_of, settled_network
+from benchmarks.side_by_side import measure
 from common.networks.m2snet import M2SNet
 from tests.helpers.deterministic_weights import deterministic_input, fill_deterministically
 from tests.helpers.reference_m2snet import ReferenceM2SNet, authors_name
@@ -88,20 +89,6 @@ def test_a_form_that_is_off_shows(network):
         forms[1].network.head.bias += 0.25
     timing = measure(forms, deterministic_input("image", (1, 3, 64, 64)), repeats=1)[1]
     assert (timing.to_first, timing.to_exact) == pytest.approx((0.25, 0.25))
-
-
-def test_table_derived_by_hand():
-    """Minima 2 and 0.5 make 4 times; medians 3 and 1."""
-    timings = [
-        Timing("as released", [3.0, 2.0, 9.0], 0.0, 1e-6, 2.04),
-        Timing("ours", [1.0, 0.5, 2.0], 2e-6, 3e-6, 2.04),
-    ]
-    assert table(timings).splitlines() == [
-        "| form | minimum, s | median, s | times faster | off the first | off float64 | logits to |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-        "| as released | 2.000 | 3.000 | 1.00 | 0.0e+00 | 1.0e-06 | 2.0 |",
-        "| ours | 0.500 | 1.000 | 4.00 | 2.0e-06 | 3.0e-06 | 2.0 |",
-    ]
 
 
 def test_command_line_prints_the_machine_and_a_table_per_size(monkeypatch, capsys):

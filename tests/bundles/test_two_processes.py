@@ -10,9 +10,10 @@ from functools import partial
 import pytest
 import torch
 
+from common.data.chaos_phantom import write_chaos
 from common.data.phantoms import write_mmwhs
 from common.data.picture_phantoms import write_polyp_pranet
-from tests.helpers.workflows import REPOSITORY, TINY_3D, TINY_M2SNET, config_files, run
+from tests.helpers.workflows import REPOSITORY, TINY_3D, TINY_CROSSDOMAIN, TINY_M2SNET, config_files, run
 
 pytestmark = [pytest.mark.bundle, pytest.mark.slow]
 # Data, and settings under which three cases are held out: they do not divide evenly between two processes.
@@ -20,6 +21,10 @@ CASES = {
     "kcbac_mmwhs": (
         partial(write_mmwhs, num_cases=9, num_test=0, size=(48, 48, 40)),
         {**TINY_3D, "num_folds": 3},
+    ),
+    "crossdomain_liver": (
+        partial(write_chaos, num_ct=4, num_mr=3, size=32, ct_slices=6, mr_slices=6),
+        {**TINY_CROSSDOMAIN, "num_held_out": "$dict(CT=2, MR=1)"},
     ),
     "m2snet_polyp": (partial(write_polyp_pranet, num_training=19), {**TINY_M2SNET, "num_folds": 9}),
 }

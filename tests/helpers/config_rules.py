@@ -19,6 +19,8 @@ ADDITIONS = {
         "report_columns",
         "report_columns_mm",
         "average_by",
+        "profile",
+        "activity",
         "measures",
         "protocol",
     },

@@ -38,6 +38,16 @@ def config_files(bundle: str, *names: str) -> list[str]:
     return [name if "/" in name else str(folder / f"{name}.json") for name in names]
 
 
+SMALL_CROSSDOMAIN = {"network_def::widths": [2, 3, 4, 4, 4]}
+TINY_CROSSDOMAIN = {
+    **SHORT,
+    **SMALL_CROSSDOMAIN,
+    "image_size": [32, 32],
+    "batch_size": 2,
+    "num_held_out": 1,
+}
+
+
 def places(folder: Path) -> dict[str, str]:
     """Settings that make a run write into a folder."""
     return {"output_dir": str(folder / "output"), "model_dir": str(folder / "models")}
