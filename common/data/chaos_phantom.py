@@ -151,9 +151,7 @@ def write_covid19_ct_20(
         labels = np.zeros(shape, np.uint8)
         for part, code in _CHEST_CODES.items():
             labels[parts[part]] = code
-        write_nifti(
-            np.rint(volume).astype(np.int16), affine, root / f"COVID-19-CT-Seg_20cases/{name}.nii.gz"
-        )
+        write_nifti(np.rint(volume).astype(np.int16), affine, root / f"COVID-19-CT-Seg_20cases/{name}.nii.gz")
         write_nifti(labels, affine, root / f"Lung_and_Infection_Mask/{name}.nii.gz")
         print(root / f"COVID-19-CT-Seg_20cases/{name}.nii.gz")
 

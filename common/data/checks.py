@@ -83,7 +83,7 @@ def check_cases(
         "readers": [repr(reader) for reader in readers.values()],
     }
     known = set() if receipt_file is None else _read_receipt(Path(receipt_file), settings)
-    stamps = [_stamp(case) for case in cases]
+    stamps = [file_stamps(case) for case in cases]
     unread = [case for case, stamp in zip(cases, stamps) if stamp not in known]
     problems = {case["id"]: found for case, found in zip(unread, _read_all(unread, rules)) if found}
     if receipt_file is not None and unread:
@@ -167,7 +167,7 @@ def _name(case: _Case, key: str) -> str:
     return joined(ensure_tuple(case[key]))
 
 
-def _stamp(case: _Case) -> tuple[tuple[str, int, int], ...]:
+def file_stamps(case: _Case) -> tuple[tuple[str, int, int], ...]:
     """Path, size and time of change of every file of a case; -1 for a file that is not there."""
     stamps = []
     for path in _files(case):

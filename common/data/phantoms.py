@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from monai.config import PathLike
 
-from common.data import chaos_phantom
+from common.data import chaos_phantom, kits_phantom
 from common.data import picture_phantoms as pictures
 from common.data.cardiac_phantom import AXIS_CODES, cardiac_case
 from common.data.writers import atomic_path, write_nifti
@@ -112,4 +112,5 @@ def _write_nifti(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
 if __name__ == "__main__":
     import fire
 
-    fire.Fire({f.__name__: f for f in (write_mmwhs, write_msd, *pictures.WRITERS, *chaos_phantom.WRITERS)})
+    others = (*pictures.WRITERS, *chaos_phantom.WRITERS, *kits_phantom.WRITERS)
+    fire.Fire({f.__name__: f for f in (write_mmwhs, write_msd, *others)})

@@ -54,7 +54,7 @@ def seeded_split(
             has no cases, or ``split_file`` is malformed or was written for other cases or settings.
     """
     if any("split" in case for case in cases):
-        settings, roles = {"official": True}, _official_roles(cases)
+        settings, roles = {"official": True}, official_roles(cases)
     else:
         part = {"num_folds": num_folds, "fold": fold}
         if num_held_out is not None:
@@ -63,7 +63,7 @@ def seeded_split(
         roles, held_out_role = _drawn_roles(cases, seed, part), "validation"
     path = Path(split_file)
     if path.exists():
-        roles = _read_roles(path, settings, cases)
+        roles = read_roles(path, settings, cases)
     else:
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(settings | roles, indent=2) + "\n", encoding="utf-8")
@@ -94,7 +94,7 @@ def of_datasets(cases: Sequence[Case], names: Sequence[str] | None) -> list[Case
 
 
 def _drawn_roles(cases: Sequence[Case], seed: int, part: Mapping[str, Any]) -> Roles:
-    strata = _strata(cases) or {"": []}  # no cases at all are too few for any number of folds
+    strata = groups_by_stratum(cases) or {"": []}  # no cases at all are too few for any number of folds
     held_out: set[str] = set()
     for stratum, groups in sorted(strata.items()):
         where = f" in stratum {stratum!r}" if stratum else ""
@@ -110,8 +110,15 @@ def _drawn_roles(cases: Sequence[Case], seed: int, part: Mapping[str, Any]) -> R
     return roles
 
 
-def _strata(cases: Sequence[Case]) -> dict[str, list[str]]:
-    """Sorted groups of each stratum; cases without stratum are in the one named ``""``."""
+def groups_by_stratum(cases: Sequence[Case]) -> dict[str, list[str]]:
+    """Sorted groups (or ids) of each stratum; cases without stratum are in the one named ``""``.
+
+    Args:
+        cases: with ``id`` and, if any, ``group`` and ``stratum``.
+
+    Raises:
+        InputError: a group lies in two strata.
+    """
     strata_of: dict[str, set[str]] = {}
     for case in cases:
         strata_of.setdefault(case.get("group", case["id"]), set()).add(case.get("stratum", ""))
@@ -153,7 +160,15 @@ def _fold(groups: Sequence[str], num_folds: int, fold: int, where: str) -> Seque
     return groups[block * len(groups) // num_folds : (block + 1) * len(groups) // num_folds]
 
 
-def _official_roles(cases: Sequence[Case]) -> Roles:
+def official_roles(cases: Sequence[Case]) -> Roles:
+    """Ids of each official role, sorted.
+
+    Args:
+        cases: with ``id`` and ``split``, the official role.
+
+    Raises:
+        InputError: a case without role.
+    """
     raise_problems(
         "official roles",
         [f"{case['id']}: no role, but other cases have one" for case in cases if "split" not in case],
@@ -164,7 +179,17 @@ def _official_roles(cases: Sequence[Case]) -> Roles:
     return roles
 
 
-def _read_roles(path: Path, settings: dict[str, object], cases: Sequence[Case]) -> Roles:
+def read_roles(path: Path, settings: dict[str, object], cases: Sequence[Case]) -> Roles:
+    """Ids of each role from a split file.
+
+    Args:
+        path: JSON file with a list of ids per role, and the settings that it was written with.
+        settings: of this run.
+        cases: with ``id``.
+
+    Raises:
+        InputError: malformed, or written for other cases or settings.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         roles = {name: list(map(str, ids)) for name, ids in content.items() if isinstance(ids, list)}

@@ -11,7 +11,6 @@ Axes: B batch, S slices of a stack, K classes, H W space.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from monai.utils import CommonKeys as Keys
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from common.engines.optimizer_steps import frozen, precision, take_step, update_scale
 from common.engines.weights import unwrapped
 from common.errors import InputError
 from common.losses.adversarial import FORMS, discriminator_loss, generator_loss
@@ -102,7 +102,7 @@ class AdversarialStep:
         output: dict[str, Any] = {Keys.IMAGE: image, Keys.LABEL: label}
         engine.state.output = output
         engine.network.train()
-        with _precision(engine):
+        with precision(engine):
             logits = engine.inferer(image, engine.network)
         output[Keys.PRED] = logits
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
@@ -110,8 +110,7 @@ class AdversarialStep:
         if self.discriminator is not None:
             self._teach_discriminator(engine, output, probabilities.detach())
         self._teach_network(engine, output, probabilities, batchdata.get("domain"))
-        if engine.amp and engine.scaler is not None:
-            engine.scaler.update()
+        update_scale(engine)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return output
 
@@ -121,10 +120,10 @@ class AdversarialStep:
         seen = self._seen(output[Keys.IMAGE])
         reference = one_hot(output[Keys.LABEL], probabilities.shape[1], dtype=probabilities.dtype)
         self.discriminator.train()
-        with _precision(engine):
+        with precision(engine):
             real, fake = self.discriminator(seen, reference), self.discriminator(seen, probabilities)
         loss = discriminator_loss(real, fake, self.form)
-        _step(engine, self.optimizer, loss)
+        take_step(engine, self.optimizer, loss)
         _project(self.discriminator)
         output["discriminator_loss"] = loss.detach()
         output["real_score"] = real.detach().float().sigmoid().mean()
@@ -149,17 +148,13 @@ class AdversarialStep:
             loss = loss + self.modality_weight * self._modality_loss(engine, output[Keys.IMAGE], domains)
         output[Keys.LOSS] = loss
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
-        _step(engine, engine.optimizer, loss)
+        take_step(engine, engine.optimizer, loss)
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
         _project(engine.network)
 
     def _misled(self, engine: SupervisedTrainer, image: Tensor, probabilities: Tensor) -> Tensor:
-        # Not the parallel wrapper: it would wait for gradients of the frozen weights.
-        discriminator = unwrapped(self.discriminator)
-        discriminator.requires_grad_(False)
-        with _precision(engine):
+        with frozen(self.discriminator) as discriminator, precision(engine):
             fake = discriminator(self._seen(image), probabilities)
-        discriminator.requires_grad_(True)
         return generator_loss(fake, self.form)
 
     def _modality_loss(
@@ -169,44 +164,13 @@ class AdversarialStep:
         if unknown:
             raise InputError(f"domain: expected one of {', '.join(self.domains)}, found {', '.join(unknown)}")
         target = torch.tensor([self.domains.index(name) for name in domains], device=image.device)
-        with _precision(engine):
+        with precision(engine):
             logits = unwrapped(engine.network).classify_modality(image)
         return F.cross_entropy(logits.float(), target)
 
     def _seen(self, image: Tensor) -> Tensor:
         middle = image.shape[1] // 2
         return image if self.image == "stack" else image[:, middle : middle + 1]
-
-
-def scalars(output: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> dict[str, float]:
-    """The scalars of a trainer's output by name, for TensorBoard (``output_transform``).
-
-    Args:
-        output: of an iteration, decollated or not.
-
-    Returns:
-        Every entry with a single element, as a number.
-    """
-    first = output if isinstance(output, Mapping) else output[0]
-    return {
-        name: value.item()
-        for name, value in first.items()
-        if isinstance(value, Tensor) and value.numel() == 1
-    }
-
-
-def _precision(engine: SupervisedTrainer) -> AbstractContextManager:
-    return torch.autocast("cuda", **engine.amp_kwargs) if engine.amp else nullcontext()
-
-
-def _step(engine: SupervisedTrainer, optimizer: Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=engine.optim_set_to_none)
-    if engine.amp and engine.scaler is not None:
-        engine.scaler.scale(loss).backward()
-        engine.scaler.step(optimizer)
-    else:
-        loss.backward()
-        optimizer.step()
 
 
 def _project(network: nn.Module) -> None:

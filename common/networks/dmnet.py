@@ -12,12 +12,11 @@ Axes: B batch, K classes, H W space.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from common.networks.blocks.conv_norm_folding import fold_modules, fold_state, folding_pairs
+from common.networks.blocks.conv_norm_folding import FoldableNetwork
 from common.networks.blocks.deeplab_decoder import FINE_WIDTH, DeepLabDecoder
 from common.networks.blocks.deeplab_decoder import WIDTH as DEEPLAB_WIDTH
 from common.networks.blocks.unet_decoder import WIDTHS, UNetDecoder
@@ -43,7 +42,7 @@ def mean_log_probabilities(stacked: Tensor) -> Tensor:
     return torch.logsumexp(stacked.log_softmax(2), 1) - math.log(stacked.shape[1])
 
 
-class DMNet(nn.Module):
+class DMNet(FoldableNetwork):
     """Difference minimization network, for images in 2D.
 
     The defaults are the published model. Training needs two images per batch where a decoder is ``deeplab``,
@@ -82,7 +81,6 @@ class DMNet(nn.Module):
             raise ValueError(f"num_classes must be at least 2, background included, got {num_classes}")
         if width < 4 or width % 4:
             raise ValueError(f"width must be a positive multiple of 4, got {width}")
-        self.fused = False
         self.encoders = nn.ModuleList(
             DilatedResNet(encoder, in_channels, width) for _ in range(2 if separate else 1)
         )
@@ -116,18 +114,6 @@ class DMNet(nn.Module):
             branches.append(decoder(pyramids[index % len(pyramids)], image))
         stacked = torch.stack(branches, 1)
         return stacked if self.training else mean_log_probabilities(stacked)
-
-    @torch.jit.unused
-    def fuse(self) -> None:
-        """Turn this network into its deployment form, for good: it cannot be trained any more."""
-        if not self.fused:
-            fold_modules(self, folding_pairs(self))
-            self.fused = True
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        if self.fused:
-            fold_state(state_dict, prefix, folding_pairs(self))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _decoder(kind: str, channels: Sequence[int], num_classes: int, width: int) -> nn.Module:

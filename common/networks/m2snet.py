@@ -15,15 +15,14 @@ Axes: B batch, C channels, K classes, H W space.
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from common.networks.blocks.conv_norm_folding import fold_modules, fold_state, folding_pairs
+from common.networks.blocks.conv_norm_folding import FoldableNetwork
 from common.networks.blocks.subtraction import ConvNormReLU, SubtractionPyramid, resize_like
 from common.networks.encoders.res2net import Res2Net
 
 
-class M2SNet(nn.Module):
+class M2SNet(FoldableNetwork):
     """Multi-scale in multi-scale subtraction network, for images in 2D.
 
     The defaults are the published model; the arguments reach the other rows of the paper's ablation.
@@ -59,7 +58,6 @@ class M2SNet(nn.Module):
         fused: bool = False,
     ) -> None:
         super().__init__()
-        self.fused = False
         self.encoder = Res2Net(in_channels, width, blocks)
         channels = self.encoder.channels
         coarsest = 5 if num_orders > 1 else 4
@@ -99,18 +97,6 @@ class M2SNet(nn.Module):
             finer = complement(sums[index + 1])
             decoded = resize_like(decoder(decoded), finer) + finer
         return resize_like(self.head(decoded), image)
-
-    @torch.jit.unused
-    def fuse(self) -> None:
-        """Turn this network into its deployment form, for good: it cannot be trained any more."""
-        if not self.fused:
-            fold_modules(self, folding_pairs(self))
-            self.fused = True
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        if self.fused:
-            fold_state(state_dict, prefix, folding_pairs(self))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class MSNet(M2SNet):

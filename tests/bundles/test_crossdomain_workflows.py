@@ -13,7 +13,15 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from common.data.chaos_phantom import write_chaos, write_covid19_ct_20
 from common.data.phantoms import write_msd
 from common.errors import InputError
-from tests.helpers.workflows import REPOSITORY, TINY_CROSSDOMAIN, config_files, places, run
+from tests.helpers.workflows import (
+    REPOSITORY,
+    TINY_CROSSDOMAIN,
+    config_files,
+    network_overlays,
+    network_shapes,
+    places,
+    run,
+)
 
 pytestmark = pytest.mark.bundle
 BUNDLE = "crossdomain_liver"
@@ -179,21 +187,9 @@ def test_bad_series_stop_training_with_their_names(tmp_path, spoil, message):
     assert not (tmp_path / "models").exists()
 
 
-NETWORK_OVERLAYS = sorted(
-    file.stem for start in ("ablate_", "network_", "preset_") for file in CONFIGS.glob(f"{start}*.json")
-)
-
-
-@pytest.mark.parametrize("overlay", NETWORK_OVERLAYS)
+@pytest.mark.parametrize("overlay", network_overlays(BUNDLE))
 def test_overlays_build_the_same_network_for_training_and_inference(overlay):
-    shapes = []
-    for base in ("train", "inference"):
-        parser = ConfigParser()
-        parser.read_config(config_files(BUNDLE, base, overlay))
-        with torch.device("meta"):
-            network = parser.get_parsed_content("network_def")
-        shapes.append({name: value.shape for name, value in network.state_dict().items()})
-    assert shapes[0] == shapes[1]
+    assert network_shapes(BUNDLE, "train", overlay) == network_shapes(BUNDLE, "inference", overlay)
 
 
 def test_the_published_sizes_of_both_players():

@@ -5,12 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from monai.bundle import ConfigParser
 from PIL import Image
 
 from common.data import picture_phantoms as pictures
-from tests.helpers.workflows import REPOSITORY, TINY_M2SNET, config_files, places, run
+from tests.helpers.workflows import (
+    REPOSITORY,
+    TINY_M2SNET,
+    config_files,
+    network_overlays,
+    network_shapes,
+    places,
+    run,
+)
 
 pytestmark = pytest.mark.bundle
 BUNDLE = "m2snet_polyp"
@@ -65,21 +72,9 @@ def test_layers_are_trained_and_written_in_the_codes_of_the_data_set(tmp_path, m
     assert set(np.unique(mask)) <= {0, 80, 160, 255}
 
 
-NETWORK_OVERLAYS = sorted(
-    file.stem for start in ("ablate_", "network_", "preset_") for file in CONFIGS.glob(f"{start}*.json")
-)
-
-
-@pytest.mark.parametrize("overlay", NETWORK_OVERLAYS)
+@pytest.mark.parametrize("overlay", network_overlays(BUNDLE))
 def test_overlays_build_the_same_network_for_training_and_inference(overlay):
-    shapes = []
-    for base in ("train", "inference"):
-        parser = ConfigParser()
-        parser.read_config(config_files(BUNDLE, base, overlay))
-        with torch.device("meta"):
-            network = parser.get_parsed_content("network_def")
-        shapes.append({name: value.shape for name, value in network.state_dict().items()})
-    assert shapes[0] == shapes[1]
+    assert network_shapes(BUNDLE, "train", overlay) == network_shapes(BUNDLE, "inference", overlay)
 
 
 def test_ablations_differ_from_the_full_method_as_the_table_says():

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from monai.bundle import ConfigWorkflow
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from common.engines.input_errors import find_input_error
 
@@ -76,3 +77,20 @@ def _run(bundle, names, workflow_type, overrides):
     workflow.run()
     workflow.finalize()
     return workflow
+
+
+def network_shapes(bundle: str, base: str, *overlays: str) -> dict[str, torch.Size]:
+    """Shapes of all tensors of the network that a complete file and overlays make."""
+    parser = ConfigParser()
+    parser.read_config(config_files(bundle, base, *overlays))
+    with torch.device("meta"):
+        network = parser.get_parsed_content("network_def")
+    return {name: value.shape for name, value in network.state_dict().items()}
+
+
+def network_overlays(bundle: str) -> list[str]:
+    """Names of a bundle's overlays that may change its network."""
+    folder = REPOSITORY / "bundles" / bundle / "configs"
+    return sorted(
+        f.stem for start in ("ablate_", "network_", "preset_") for f in folder.glob(f"{start}*.json")
+    )

@@ -120,3 +120,27 @@ def fold_state(state_dict: dict[str, Any], prefix: str, pairs: Pairs, eps: float
         state_dict[f"{target}weight"], state_dict[f"{target}bias"] = folded_parameters(
             entries, eps, weight, bias
         )
+
+
+class FoldableNetwork(nn.Module):
+    """A network all of whose foldable normalizations are told by :func:`folding_pairs` of its parts.
+
+    Attributes:
+        fused: whether this is the deployment form. It accepts checkpoints of the training form.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fused = False
+
+    @torch.jit.unused
+    def fuse(self) -> None:
+        """Turn this network into its deployment form, for good: it cannot be trained any more."""
+        if not self.fused:
+            fold_modules(self, folding_pairs(self))
+            self.fused = True
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if self.fused:
+            fold_state(state_dict, prefix, folding_pairs(self))
+        super()._load_from_state_dict(state_dict, prefix, *args)

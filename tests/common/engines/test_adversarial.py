@@ -7,7 +7,8 @@ import torch
 from monai.engines import SupervisedTrainer
 from torch import nn
 
-from common.engines.adversarial import AdversarialStep, scalars
+from common.engines.adversarial import AdversarialStep
+from common.engines.optimizer_steps import scalars
 from common.errors import InputError
 from common.losses.adversarial import discriminator_loss, generator_loss
 from common.losses.deep_supervision import LabelCrossEntropy
