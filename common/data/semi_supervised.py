@@ -25,7 +25,7 @@ from common.data.image_files import joined
 from common.data.image_layouts import ImageCase
 from common.data.slice_choice import PAPER_RULE, SliceRule, pick_slices
 from common.data.slice_index import MEAN_KEY, STD_KEY, VolumeSlices
-from common.data.splits import Roles, official_roles, read_roles, groups_by_stratum
+from common.data.splits import Roles, groups_by_stratum, official_roles, read_roles
 from common.data.writers import atomic_path
 from common.errors import InputError, raise_problems
 
