@@ -15,28 +15,36 @@ from monai.bundle import ConfigParser, ckpt_export, create_workflow, load, verif
 from monai.data import load_net_with_metadata
 
 from common.data.chaos_phantom import write_chaos
+from common.data.kits_phantom import write_kits19
 from common.data.phantoms import write_mmwhs
 from common.data.picture_phantoms import write_polyp_pranet
-from tests.helpers.workflows import REPOSITORY, SMALL_CROSSDOMAIN, SMALL_KCBAC, SMALL_M2SNET
+from tests.helpers.workflows import REPOSITORY, SMALL_CROSSDOMAIN, SMALL_DMNET, SMALL_KCBAC, SMALL_M2SNET
 
 pytestmark = pytest.mark.bundle
 BUNDLES = sorted(folder.parent.name for folder in REPOSITORY.glob("bundles/*/configs"))
 DATA = {
     "kcbac_mmwhs": partial(write_mmwhs, num_cases=5, num_test=0, size=(32, 32, 24)),
     "m2snet_polyp": write_polyp_pranet,
+    "dmnet_kits": partial(write_kits19, num_cases=10, num_unlabeled=0),
     "crossdomain_liver": partial(write_chaos, num_ct=2, num_mr=2, size=32, ct_slices=6, mr_slices=6),
 }
 IMAGES = {
     "kcbac_mmwhs": "*image.nii.gz",
     "m2snet_polyp": "images/*.png",
     "crossdomain_liver": "DICOM_anon",
+    "dmnet_kits": "imaging.nii.gz",
 }
 # Settings of training that keep it from downloading, or fit it to the few cases here.
-TRAIN_SETTINGS = {"m2snet_polyp": {"feature_weight": 0}, "crossdomain_liver": {"num_held_out": 1}}
+TRAIN_SETTINGS = {
+    "m2snet_polyp": {"feature_weight": 0},
+    "crossdomain_liver": {"num_held_out": 1},
+    "dmnet_kits": {"label_budget": 1.0},
+}
 SMALL = {
     "kcbac_mmwhs": SMALL_KCBAC,
     "m2snet_polyp": SMALL_M2SNET,
     "crossdomain_liver": SMALL_CROSSDOMAIN,
+    "dmnet_kits": SMALL_DMNET,
 }
 
 

@@ -48,6 +48,15 @@ TINY_CROSSDOMAIN = {
     "num_held_out": 1,
 }
 
+SMALL_DMNET = {"network_def::encoder": "resnet10", "network_def::width": 8}
+TINY_DMNET = {
+    **SHORT,
+    **SMALL_DMNET,
+    "image_size": [32, 32],
+    "batch_size": 2,
+    "label_budget": 0.5,
+}
+
 
 def places(folder: Path) -> dict[str, str]:
     """Settings that make a run write into a folder."""
