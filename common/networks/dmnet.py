@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from common.networks.blocks.conv_norm_folding import FoldableNetwork
 from common.networks.blocks.deeplab_decoder import FINE_WIDTH, DeepLabDecoder
 from common.networks.blocks.deeplab_decoder import WIDTH as DEEPLAB_WIDTH
+from common.networks.blocks.fcn_decoder import FCNDecoder
 from common.networks.blocks.unet_decoder import WIDTHS, UNetDecoder
 from common.networks.encoders.resnet import WIDTH, DilatedResNet
 
 DECODERS = ("unet", "deeplab")
+KINDS = (*DECODERS, "fcn")
 
 
 def mean_log_probabilities(stacked: Tensor) -> Tensor:
@@ -52,8 +54,9 @@ class DMNet(FoldableNetwork):
         in_channels: channels of the image.
         num_classes: classes including background, K.
         encoder: one of ``RESNETS`` of :mod:`common.networks.encoders.resnet`.
-        decoders: of the two branches, each ``unet`` or ``deeplab``. Two of a kind differ by their initial
-            weights alone.
+        decoders: of the two branches, each ``unet``, ``deeplab`` or ``fcn``. Two of a kind differ by their
+            initial weights alone. A single one makes a plain network, such as that of the baseline semiFCN
+            (``fcn``).
         separate: an encoder per decoder ("Separate DMNet") instead of a shared one.
         width: channels of the encoder's first level, a multiple of 4. All others keep their proportion to it
             (64: the published network).
@@ -75,14 +78,14 @@ class DMNet(FoldableNetwork):
         fused: bool = False,
     ) -> None:
         super().__init__()
-        if len(decoders) != 2 or any(decoder not in DECODERS for decoder in decoders):
-            raise ValueError(f"decoders must be two of {DECODERS}, got {decoders!r}")
+        if len(decoders) not in (1, 2) or any(decoder not in KINDS for decoder in decoders):
+            raise ValueError(f"decoders must be one or two of {KINDS}, got {decoders!r}")
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, background included, got {num_classes}")
         if width < 4 or width % 4:
             raise ValueError(f"width must be a positive multiple of 4, got {width}")
         self.encoders = nn.ModuleList(
-            DilatedResNet(encoder, in_channels, width) for _ in range(2 if separate else 1)
+            DilatedResNet(encoder, in_channels, width) for _ in range(len(decoders) if separate else 1)
         )
         channels = self.encoders[0].channels
         self.decoders = nn.ModuleList(_decoder(kind, channels, num_classes, width) for kind in decoders)
@@ -98,8 +101,8 @@ class DMNet(FoldableNetwork):
                 exactly 2 and 4; other sizes are resized to those of the encoder's levels.
 
         Returns:
-            Training: (B, 2, K, H, W), the logits of each branch. Evaluation: (B, K, H, W), the logarithm of
-            the averaged probabilities, see :func:`mean_log_probabilities`. One tensor in both modes.
+            Training: (B, branches, K, H, W), the logits of each. Evaluation: (B, K, H, W), the logarithm of the
+            averaged probabilities, see :func:`mean_log_probabilities`. One tensor in both modes.
 
         Raises:
             RuntimeError: a fused network in training mode.
@@ -119,6 +122,8 @@ class DMNet(FoldableNetwork):
 def _decoder(kind: str, channels: Sequence[int], num_classes: int, width: int) -> nn.Module:
     if kind == "unet":
         return UNetDecoder(channels, num_classes, [size * width // WIDTH for size in WIDTHS])
+    if kind == "fcn":
+        return FCNDecoder(channels, num_classes)
     return DeepLabDecoder(channels, num_classes, DEEPLAB_WIDTH * width // WIDTH, FINE_WIDTH * width // WIDTH)
 
 

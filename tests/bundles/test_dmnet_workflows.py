@@ -129,6 +129,19 @@ def test_rows_of_the_tables_train(kits, tmp_path, overlay):
     assert (tmp_path / "models" / "model.pt").is_file()
 
 
+def test_self_training_learns_from_its_own_predictions_and_resumes(kits, tmp_path):
+    settings = {"dataset_dir": str(kits), **TINY_DMNET, "iterations_per_epoch": 1, "step::round_epochs": 1}
+    overlays = ["train", "ablate_semifcn"]
+    run(BUNDLE, overlays, **places(tmp_path / "whole"), **{**settings, "max_epochs": 3})
+    run(BUNDLE, overlays, **places(tmp_path / "cut"), **{**settings, "max_epochs": 2})
+    run(BUNDLE, overlays, **places(tmp_path / "cut"), **{**settings, "max_epochs": 3}, resume=True)
+    state = torch.load(tmp_path / "whole/output/checkpoints/state.pt", weights_only=True)
+    assert set(state["partners"]) == {"teacher"}
+    teacher, network = state["partners"]["teacher"], state["network"]
+    assert any(not torch.equal(teacher[name], network[name]) for name in network)
+    assert set(teacher) == set(network)
+
+
 def test_brain_tumors_in_three_sequences(tmp_path):
     write_brats18(tmp_path / "data", num_hgg=6, num_lgg=4)
     settings = {"dataset_dir": str(tmp_path / "data"), **places(tmp_path), **TINY_DMNET}

@@ -63,6 +63,22 @@ class TestSeparateDMNet(TestDMNet):
         return DMNet(3, 4, separate=True, **SMALL)
 
 
+class TestPlainFCN(NetworkContract):
+    """One branch, that of the baseline semiFCN."""
+
+    shapes = (((1, 1, 64, 48), (1, 3, 64, 48)), ((1, 1, 33, 50), (1, 3, 33, 50)))
+    parameter_counts = (({"decoders": ("fcn",)}, RESNET101 + 2048 * 2 + 2),)
+
+    def build(self):
+        return DMNet(1, 3, decoders=("fcn",), **SMALL)
+
+    def build_full_size(self, **arguments):
+        return DMNet(**arguments)
+
+    def test_training_gives_one_branch(self):
+        assert self.build().train()(torch.randn(2, 1, 32, 32)).shape == (2, 1, 3, 32, 32)
+
+
 def test_the_pinned_counts_follow_from_the_tables():
     expected = [RESNET101, unet_count(CHANNELS101), deeplab_count(CHANNELS101)]
     assert expected == [42_493_888, 9_012_962, 16_839_266]
@@ -211,9 +227,9 @@ def test_initial_weights():
     ("arguments", "message"),
     [
         ({"encoder": "vgg16"}, "encoder must be one of .*'resnet101'.*, got 'vgg16'"),
-        ({"decoders": ("unet",)}, r"decoders must be two of .*, got \('unet',\)"),
-        ({"decoders": "unet"}, "decoders must be two of .*, got 'unet'"),
-        ({"decoders": ("unet", "fcn")}, "decoders must be two of .*'deeplab'.*'fcn'"),
+        ({"decoders": ()}, r"decoders must be one or two of .*, got \(\)"),
+        ({"decoders": "unet"}, "decoders must be one or two of .*, got 'unet'"),
+        ({"decoders": ("unet", "pan")}, "decoders must be one or two of .*'deeplab'.*'pan'"),
         ({"num_classes": 1}, "num_classes must be at least 2, background included, got 1"),
         ({"width": 6}, "width must be a positive multiple of 4, got 6"),
         ({"width": 0}, "width must be a positive multiple of 4, got 0"),
