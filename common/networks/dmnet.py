@@ -101,8 +101,8 @@ class DMNet(FoldableNetwork):
                 exactly 2 and 4; other sizes are resized to those of the encoder's levels.
 
         Returns:
-            Training: (B, branches, K, H, W), the logits of each. Evaluation: (B, K, H, W), the logarithm of the
-            averaged probabilities, see :func:`mean_log_probabilities`. One tensor in both modes.
+            Training: (B, branches, K, H, W), the logits of each. Evaluation: (B, K, H, W), the logarithm of
+            the averaged probabilities, see :func:`mean_log_probabilities`. One tensor in both modes.
 
         Raises:
             RuntimeError: a fused network in training mode.
