@@ -7,8 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Events
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
 
 from common.data.chaos_phantom import write_chaos, write_covid19_ct_20
 from common.data.phantoms import write_msd
@@ -20,7 +19,11 @@ from tests.helpers.workflows import (
     network_overlays,
     network_shapes,
     places,
+    report,
     run,
+    run_cut_off_and_resumed,
+    segment,
+    tensorboard_tags,
 )
 
 pytestmark = pytest.mark.bundle
@@ -44,16 +47,6 @@ def trained(chaos, tmp_path_factory) -> Path:
     return folder
 
 
-def report(folder: Path) -> dict:
-    return json.loads((folder / "output" / "report.json").read_text())
-
-
-def segment(trained, source, folder, **overrides):
-    settings = {"dataset_dir": str(source), "model_dir": str(trained / "models"), "output_dir": str(folder)}
-    overlay = str(trained / "models" / "as_trained.json")
-    return run(BUNDLE, ["inference", overlay], "infer", **{**settings, **overrides})
-
-
 def test_training_holds_out_patients_of_both_modalities(trained):
     files = {path.name for path in (trained / "models").iterdir()}
     assert files == {"model.pt", "model_best.pt", "as_trained.json"}
@@ -67,13 +60,7 @@ def test_training_holds_out_patients_of_both_modalities(trained):
 
 
 def test_all_losses_are_in_tensorboard(trained):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    tags = set()
-    for file in (trained / "output").glob("events.out.tfevents*"):
-        events = EventAccumulator(str(file))
-        events.Reload()
-        tags |= set(events.Tags()["scalars"])
+    tags = tensorboard_tags(trained)
     wanted = {"discriminator_loss", "generator_loss", "segmentation_loss", "real_score", "fake_score"}
     assert wanted | {"segmentation_loss_CT", "segmentation_loss_MR", "val_mean_dice"} <= tags
 
@@ -100,7 +87,7 @@ def test_active_responses_are_counted_per_modality(trained, chaos):
 
 def test_a_dicom_folder_becomes_a_mask_on_its_own_grid(trained, chaos, tmp_path):
     series = next(chaos.glob("Train_Sets/CT/*/DICOM_anon"))
-    segment(trained, series, tmp_path, output_codes=[63])
+    segment(BUNDLE, trained, series, tmp_path, output_codes=[63])
     (file,) = tmp_path.glob("*_seg.nii.gz")
     mask = nib.load(file)
     assert mask.shape == (32, 32, 8)
@@ -112,7 +99,7 @@ def test_only_one_component_is_left(trained, chaos, tmp_path):
 
     series = next(chaos.glob("Train_Sets/CT/*/DICOM_anon"))
     for largest in (True, False):
-        segment(trained, series, tmp_path / str(largest), largest_component=largest, pictures=0)
+        segment(BUNDLE, trained, series, tmp_path / str(largest), largest_component=largest, pictures=0)
         (file,) = (tmp_path / str(largest)).glob("*_seg.nii.gz")
         _, count = ndimage.label(np.asarray(nib.load(file).dataobj))
         assert count <= 1 or not largest
@@ -120,18 +107,7 @@ def test_only_one_component_is_left(trained, chaos, tmp_path):
 
 def test_equal_runs_and_a_resumed_run_end_with_the_same_bytes(trained, chaos, tmp_path):
     settings = {"dataset_dir": str(chaos), **places(tmp_path), **TINY_CROSSDOMAIN, "max_epochs": 2}
-
-    def stop(engine):
-        if engine.state.iteration == 3:
-            raise KeyboardInterrupt
-
-    files = [str(CONFIGS / "train.json")]
-    cut = ConfigWorkflow(config_file=files, logging_file=False, bundle_root=f"bundles/{BUNDLE}", **settings)
-    cut.initialize()
-    cut.parser.get_parsed_content("train::trainer").add_event_handler(Events.ITERATION_COMPLETED, stop)
-    with pytest.raises(KeyboardInterrupt):
-        cut.run()
-    run(BUNDLE, ["train"], resume=True, **settings)
+    run_cut_off_and_resumed(BUNDLE, **settings)
     for file in ("models/model.pt", "output/checkpoints/state.pt"):
         assert (tmp_path / file).read_bytes() == (trained / file).read_bytes()
     with pytest.raises(InputError, match="found that of discriminator"):

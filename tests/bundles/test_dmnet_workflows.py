@@ -7,15 +7,24 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Events
-from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from common.data.kits_phantom import write_brats18, write_kits19
 from common.data.phantoms import write_msd
 from common.data.picture_phantoms import write_image_mask_folder
 from common.errors import InputError
-from tests.helpers.workflows import REPOSITORY, TINY_DMNET, network_overlays, network_shapes, places, run
+from tests.helpers.workflows import (
+    REPOSITORY,
+    TINY_DMNET,
+    network_overlays,
+    network_shapes,
+    places,
+    report,
+    run,
+    run_cut_off_and_resumed,
+    segment,
+    tensorboard_tags,
+)
 
 pytestmark = pytest.mark.bundle
 BUNDLE = "dmnet_kits"
@@ -37,16 +46,6 @@ def trained(kits, tmp_path_factory) -> Path:
     return folder
 
 
-def report(folder: Path) -> dict:
-    return json.loads((folder / "output" / "report.json").read_text())
-
-
-def segment(trained, source, folder, **overrides):
-    settings = {"dataset_dir": str(source), "model_dir": str(trained / "models"), "output_dir": str(folder)}
-    overlay = str(trained / "models" / "as_trained.json")
-    return run(BUNDLE, ["inference", overlay], "infer", **{**settings, **overrides})
-
-
 def test_training_divides_patients_and_saves_both_players(trained):
     split = json.loads((trained / "output" / "split.json").read_text())
     assert [len(split[role]) for role in ("training", "validation", "test")] == [7, 1, 2]
@@ -62,13 +61,7 @@ def test_training_divides_patients_and_saves_both_players(trained):
 
 
 def test_collapse_could_be_seen_in_tensorboard(trained):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    tags = set()
-    for file in (trained / "output").glob("events.out.tfevents*"):
-        events = EventAccumulator(str(file))
-        events.Reload()
-        tags |= set(events.Tags()["scalars"])
+    tags = tensorboard_tags(trained)
     wanted = {"foreground_unlabeled", "agreement_loss", "discriminator_loss_unlabeled", "val_miou"}
     assert wanted | {"segmentation_loss", "generator_loss_labeled", "foreground_labeled"} <= tags
 
@@ -85,7 +78,7 @@ def test_evaluation_pools_the_pixels_of_the_test_slices(trained, kits):
 
 def test_a_volume_is_segmented_slice_by_slice_on_its_own_grid(trained, kits, tmp_path):
     source = kits / "data" / "case_00000" / "imaging.nii.gz"
-    segment(trained, source, tmp_path)
+    segment(BUNDLE, trained, source, tmp_path)
     scan, mask = nib.load(source), nib.load(tmp_path / "imaging_seg.nii.gz")
     assert mask.shape == scan.shape
     np.testing.assert_allclose(mask.affine, scan.affine, atol=1e-4)
@@ -94,19 +87,7 @@ def test_a_volume_is_segmented_slice_by_slice_on_its_own_grid(trained, kits, tmp
 
 def test_equal_runs_and_a_resumed_run_end_with_the_same_bytes(trained, kits, tmp_path):
     settings = {"dataset_dir": str(kits), **places(tmp_path), **TINY_DMNET, "max_epochs": 2}
-
-    def stop(engine):
-        if engine.state.iteration == 3:
-            raise KeyboardInterrupt
-
-    files = [str(CONFIGS / "train.json")]
-    cut = ConfigWorkflow(config_file=files, logging_file=False, bundle_root=f"bundles/{BUNDLE}", **settings)
-    cut.initialize()
-    cut.parser.get_parsed_content("network")  # as in the run: the players' first weights depend on the order
-    cut.parser.get_parsed_content("train::trainer").add_event_handler(Events.ITERATION_COMPLETED, stop)
-    with pytest.raises(KeyboardInterrupt):
-        cut.run()
-    run(BUNDLE, ["train"], resume=True, **settings)
+    run_cut_off_and_resumed(BUNDLE, **settings)
     for file in ("models/model.pt", "output/checkpoints/state.pt"):
         assert (tmp_path / file).read_bytes() == (trained / file).read_bytes()
 
@@ -159,7 +140,7 @@ def test_own_volumes_and_pictures(tmp_path):
     settings = {"dataset_dir": str(tmp_path / "pictures"), **places(tmp_path / "2d"), **TINY_DMNET}
     run(BUNDLE, ["train", "data_images"], **settings)
     out = {"spatial_dims": 2, "output_ext": ".png", "output_codes": [255]}
-    segment(tmp_path / "2d", tmp_path / "pictures" / "images", tmp_path / "out", **out)
+    segment(BUNDLE, tmp_path / "2d", tmp_path / "pictures" / "images", tmp_path / "out", **out)
     masks = list((tmp_path / "out").glob("*_seg.png"))
     assert len(masks) == 10
     assert Image.open(masks[0]).size == (32, 32)

@@ -7,15 +7,22 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Events
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
 from PIL import Image
 
 from common.data.phantoms import write_mmwhs, write_msd
 from common.data.picture_phantoms import write_image_mask_folder, write_isic2017
 from common.errors import InputError
 from common.predictor import load_predictor
-from tests.helpers.workflows import REPOSITORY, TINY_2D, TINY_3D, config_files, places, run
+from tests.helpers.workflows import (
+    TINY_2D,
+    TINY_3D,
+    config_files,
+    places,
+    run,
+    run_cut_off_and_resumed,
+    segment,
+)
 
 pytestmark = pytest.mark.bundle
 BUNDLE = "kcbac_mmwhs"
@@ -61,15 +68,9 @@ def test_evaluation_reports_every_structure(evaluated):
     assert list((evaluated / "metrics").glob("*_raw.csv"))
 
 
-def segment(trained, source, folder, **overrides):
-    settings = {"dataset_dir": str(source), "model_dir": str(trained / "models"), "output_dir": str(folder)}
-    overlay = str(trained / "models" / "as_trained.json")
-    return run(BUNDLE, ["inference", overlay], "infer", **{**settings, **overrides})
-
-
 def test_a_mask_has_the_geometry_of_its_scan_and_equals_segmenting_in_memory(trained, mmwhs, tmp_path):
     source = mmwhs / "ct_test" / "ct_test_2001_image.nii.gz"
-    segment(trained, source, tmp_path)
+    segment(BUNDLE, trained, source, tmp_path)
     scan, mask = nib.load(source), nib.load(tmp_path / "ct_test_2001_image_seg.nii.gz")
     assert mask.shape == scan.shape
     np.testing.assert_allclose(mask.affine, scan.affine, atol=1e-4)
@@ -85,7 +86,7 @@ def test_a_mask_has_the_geometry_of_its_scan_and_equals_segmenting_in_memory(tra
 
 def test_a_folder_is_segmented_file_by_file_in_the_data_sets_codes(trained, mmwhs, tmp_path):
     codes = [500, 600, 420, 550, 205, 820, 850]
-    segment(trained, mmwhs / "ct_test", tmp_path, output_codes=codes, pictures=0)
+    segment(BUNDLE, trained, mmwhs / "ct_test", tmp_path, output_codes=codes, pictures=0)
     mask = nib.load(tmp_path / "ct_test_2001_image_seg.nii.gz")
     assert set(np.unique(np.asarray(mask.dataobj))) <= {0, *codes}
     assert not (tmp_path / "pictures").exists()
@@ -94,7 +95,7 @@ def test_a_folder_is_segmented_file_by_file_in_the_data_sets_codes(trained, mmwh
 def test_a_scan_smaller_than_the_patch_is_segmented(trained, tmp_path):
     affine = np.diag([-1.0, 1.0, 3.0, 1.0])
     nib.save(nib.Nifti1Image(np.zeros((9, 7, 3), np.int16), affine), tmp_path / "small.nii.gz")
-    segment(trained, tmp_path / "small.nii.gz", tmp_path / "out")
+    segment(BUNDLE, trained, tmp_path / "small.nii.gz", tmp_path / "out")
     assert nib.load(tmp_path / "out" / "small_seg.nii.gz").shape == (9, 7, 3)
 
 
@@ -103,12 +104,12 @@ def test_nan_voxels_stop_inference_with_the_name_of_the_file(trained, tmp_path):
     voxels[1, 2, 3] = np.nan
     nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "broken.nii.gz")
     with pytest.raises(InputError, match="broken.nii.gz.*NaN"):
-        segment(trained, tmp_path / "broken.nii.gz", tmp_path / "out")
+        segment(BUNDLE, trained, tmp_path / "broken.nii.gz", tmp_path / "out")
 
 
 def test_the_checkpoint_of_another_network_is_refused(trained, mmwhs, tmp_path):
     with pytest.raises(InputError, match="model.pt.*another network"):
-        segment(trained, mmwhs / "ct_test", tmp_path, **{"network_def::k": 1})
+        segment(BUNDLE, trained, mmwhs / "ct_test", tmp_path, **{"network_def::k": 1})
 
 
 def test_bad_data_stops_training_before_anything_is_written(mmwhs, tmp_path):
@@ -131,18 +132,7 @@ def test_a_mistyped_setting_is_refused_with_the_nearest_known(mmwhs, tmp_path):
 
 def test_equal_runs_and_a_resumed_run_end_with_the_same_bytes(trained, mmwhs, tmp_path):
     settings = {"dataset_dir": str(mmwhs), **places(tmp_path), **TINY_3D, "max_epochs": 2}
-
-    def stop(engine):
-        if engine.state.iteration == 3:
-            raise KeyboardInterrupt
-
-    files = [f"{REPOSITORY}/bundles/{BUNDLE}/configs/train.json"]
-    cut = ConfigWorkflow(config_file=files, logging_file=False, bundle_root=f"bundles/{BUNDLE}", **settings)
-    cut.initialize()
-    cut.parser.get_parsed_content("train::trainer").add_event_handler(Events.ITERATION_COMPLETED, stop)
-    with pytest.raises(KeyboardInterrupt):
-        cut.run()
-    run(BUNDLE, ["train"], resume=True, **settings)
+    run_cut_off_and_resumed(BUNDLE, **settings)
     resumed = (tmp_path / "models" / "model.pt").read_bytes()
     assert resumed == (trained / "models" / "model.pt").read_bytes()
 

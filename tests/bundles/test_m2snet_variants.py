@@ -1,7 +1,6 @@
 """M2SNet's overlays: other data sets, several classes, the rows of the ablation tables."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,16 +15,14 @@ from tests.helpers.workflows import (
     network_overlays,
     network_shapes,
     places,
+    report,
     run,
+    segment,
 )
 
 pytestmark = pytest.mark.bundle
 BUNDLE = "m2snet_polyp"
 CONFIGS = REPOSITORY / "bundles" / BUNDLE / "configs"
-
-
-def report(folder: Path) -> dict:
-    return json.loads((folder / "output" / "report.json").read_text())
 
 
 def test_clips_count_once_however_long(tmp_path):
@@ -63,10 +60,8 @@ def test_layers_are_trained_and_written_in_the_codes_of_the_data_set(tmp_path, m
     workflow = run(BUNDLE, ["train", "data_goals"], mode=mode, **settings)
     assert workflow.parser.get_parsed_content("out_channels") == (3 if mode == "sigmoid" else 4)
     codes = {"255": 0, "0": 1, "80": 2, "160": 3}
-    as_trained = str(tmp_path / "models" / "as_trained.json")
-    folders = {"dataset_dir": str(tmp_path / "data" / "Train" / "Image"), "output_dir": str(tmp_path / "out")}
-    folders["model_dir"] = str(tmp_path / "models")
-    run(BUNDLE, ["inference", as_trained], "infer", output_codes=codes, **folders)
+    images = tmp_path / "data" / "Train" / "Image"
+    segment(BUNDLE, tmp_path, images, tmp_path / "out", output_codes=codes)
     mask = np.asarray(Image.open(tmp_path / "out" / "0001_seg.png"))
     assert mask.shape == (64, 80)
     assert set(np.unique(mask)) <= {0, 80, 160, 255}

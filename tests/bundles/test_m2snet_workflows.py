@@ -15,7 +15,14 @@ from common.errors import InputError
 from common.import_weights import import_weights
 from common.networks.m2snet import M2SNet
 from common.weight_names import RELEASED
-from tests.helpers.workflows import REPOSITORY, TINY_M2SNET, places, run
+from tests.helpers.workflows import (
+    REPOSITORY,
+    TINY_M2SNET,
+    places,
+    report,
+    run,
+    segment,
+)
 
 pytestmark = pytest.mark.bundle
 BUNDLE = "m2snet_polyp"
@@ -35,16 +42,6 @@ def trained(polyps, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     run(BUNDLE, ["train"], dataset_dir=str(polyps), **places(folder), **{**TINY_M2SNET, "max_epochs": 2})
     return folder
-
-
-def report(folder: Path) -> dict:
-    return json.loads((folder / "output" / "report.json").read_text())
-
-
-def segment(trained, source, folder, *overlays, **overrides):
-    settings = {"dataset_dir": str(source), "model_dir": str(trained / "models"), "output_dir": str(folder)}
-    as_trained = str(trained / "models" / "as_trained.json")
-    return run(BUNDLE, ["inference", as_trained, *overlays], "infer", **{**settings, **overrides})
 
 
 def test_training_holds_out_a_tenth_of_each_source(trained):
@@ -73,7 +70,7 @@ def test_evaluation_names_its_protocol_and_draws_the_extremes(trained, polyps):
 
 
 def test_masks_are_black_and_white_at_the_size_of_the_picture(trained, polyps, tmp_path):
-    segment(trained, polyps / "TrainDataset" / "images", tmp_path)
+    segment(BUNDLE, trained, polyps / "TrainDataset" / "images", tmp_path)
     masks = sorted(tmp_path.glob("*_seg.png"))
     assert len(masks) == 20
     for mask in masks:
@@ -93,7 +90,7 @@ def test_pictures_of_other_modes_are_read_upright(trained, polyps, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees for display
     source.save(folder / "turned.jpg", exif=exif)
-    segment(trained, folder, tmp_path / "out", pictures=0)
+    segment(BUNDLE, trained, folder, tmp_path / "out", pictures=0)
     sizes = {path.name: Image.open(path).size for path in (tmp_path / "out").glob("*.png")}
     assert sizes.pop("turned_seg.png") == (64, 80)
     assert set(sizes.values()) == {(80, 64)}
@@ -102,8 +99,8 @@ def test_pictures_of_other_modes_are_read_upright(trained, polyps, tmp_path):
 
 def test_probabilities_are_written_as_gray_maps(trained, polyps, tmp_path):
     source = polyps / "TrainDataset" / "images" / "1.png"
-    segment(trained, source, tmp_path / "maps", "infer_probabilities")
-    segment(trained, source, tmp_path / "masks")
+    segment(BUNDLE, trained, source, tmp_path / "maps", "infer_probabilities")
+    segment(BUNDLE, trained, source, tmp_path / "masks")
     gray = np.asarray(Image.open(tmp_path / "maps" / "1_probability.png"))
     mask = np.asarray(Image.open(tmp_path / "masks" / "1_seg.png"))
     assert len(np.unique(gray)) > 2

@@ -1,9 +1,13 @@
 """Runs a bundle's configs in this process, small."""
 
+import json
+from contextlib import suppress
 from pathlib import Path
 
 import torch
+from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from common.engines.input_errors import find_input_error
 
@@ -103,3 +107,44 @@ def network_overlays(bundle: str) -> list[str]:
     return sorted(
         f.stem for start in ("ablate_", "network_", "preset_") for f in folder.glob(f"{start}*.json")
     )
+
+
+def report(folder: Path) -> dict:
+    """What the evaluation of a run in this folder reported."""
+    return json.loads((folder / "output" / "report.json").read_text())
+
+
+def segment(bundle: str, trained: Path, source: Path, folder: Path, *overlays: str, **overrides):
+    """Apply what was trained in a folder, with the settings that training wrote down."""
+    settings = {"dataset_dir": str(source), "model_dir": str(trained / "models"), "output_dir": str(folder)}
+    as_trained = str(trained / "models" / "as_trained.json")
+    return run(bundle, ["inference", as_trained, *overlays], "infer", **{**settings, **overrides})
+
+
+def run_cut_off_and_resumed(bundle: str, **settings) -> None:
+    """A training that dies in its third iteration and is continued."""
+
+    def die(engine):
+        if engine.state.iteration == 3:
+            raise KeyboardInterrupt
+
+    folder = str(REPOSITORY / "bundles" / bundle)
+    cut = ConfigWorkflow(
+        config_file=config_files(bundle, "train"), logging_file=False, bundle_root=folder, **settings
+    )
+    cut.initialize()
+    cut.parser.get_parsed_content("network")  # first, as in a run: initial weights depend on it
+    cut.parser.get_parsed_content("train::trainer").add_event_handler(Events.ITERATION_COMPLETED, die)
+    with suppress(KeyboardInterrupt):
+        cut.run()
+    run(bundle, ["train"], resume=True, **settings)
+
+
+def tensorboard_tags(folder: Path) -> set[str]:
+    """Names of the curves that a run in this folder wrote."""
+    tags: set[str] = set()
+    for file in (folder / "output").glob("events.out.tfevents*"):
+        events = EventAccumulator(str(file))
+        events.Reload()
+        tags |= set(events.Tags()["scalars"])
+    return tags
