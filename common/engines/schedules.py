@@ -1,14 +1,17 @@
 """Learning rates over training, as plain functions for ``torch.optim.lr_scheduler.LambdaLR``, and per layer.
 
 Paper: Zhao et al., "M2SNet: Multi-scale in Multi-scale Subtraction Network for Medical Image Segmentation",
-arXiv 2303.10894.
-Implements: section on implementation details, warm-up and linear decay.
-Differs from the paper: nothing; the released code has a backbone group that stays empty, because it looks for
-another name, so that everything trains at the rate of the head. Here such a group is an error.
+arXiv 2303.10894; Zhang et al., "A Semantic Knowledge Complementarity based Decoupling Framework for
+Semi-supervised Class-imbalanced Medical Image Segmentation" (SKCDF), CVPR 2025.
+Implements: M2SNet's section on implementation details, warm-up and linear decay; the polynomial decay and the
+ramp of the unlabeled loss of SKCDF's released code, with its lag of an epoch.
+Differs from the papers: nothing; M2SNet's released code has a backbone group that stays empty, because it
+looks for another name, so that everything trains at the rate of the head. Here such a group is an error.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +42,53 @@ def triangle(epoch: int, max_epochs: int) -> float:
     if max_epochs < 1:
         raise InputError(f"max_epochs: expected at least 1, found {max_epochs}")
     return max(0.0, 1 - abs(2 * (epoch + 1) / (max_epochs + 1) - 1))
+
+
+def lagged_poly(epoch: int, last_epoch: int, power: float = 0.9) -> float:
+    """Factor of the learning rate that falls as a power of what is left of training, an epoch late.
+
+    The first two epochs share the factor 1, so the last one still has a rate above 0.
+
+    Args:
+        epoch: e, 0 for the first, as ``LambdaLR`` counts.
+        last_epoch: E, the number of the last epoch; with the paper's 1500 there are 1501.
+        power: the paper's 0.9.
+
+    Returns:
+        (1 - t / E)^power with t = max(e - 1, 0); 0 after the last epoch.
+
+    Raises:
+        InputError: ``last_epoch`` is not positive.
+
+    Source: Zhang 2025, released code.
+    """
+    return (1 - _lagged_share(epoch, last_epoch)) ** power
+
+
+def lagged_ramp(epoch: int, last_epoch: int, peak: float = 10.0) -> float:
+    """Weight of the unlabeled loss, which rises over all of training like half a bell curve, an epoch late.
+
+    Args:
+        epoch: e, 0 for the first.
+        last_epoch: E, the number of the last epoch (the paper's 1500).
+        peak: weight at the end, w_max (the paper's 10).
+
+    Returns:
+        peak * exp(-5 (1 - t / E)^2) with t = max(e - 1, 0); ``peak`` after the last epoch.
+
+    Raises:
+        InputError: ``last_epoch`` is not positive.
+
+    Source: Zhang 2025, released code.
+    """
+    return peak * math.exp(-5 * (1 - _lagged_share(epoch, last_epoch)) ** 2)
+
+
+def _lagged_share(epoch: int, last_epoch: int) -> float:
+    """What part of training was over an epoch ago, in [0, 1]."""
+    if last_epoch < 1:
+        raise InputError(f"last_epoch: expected at least 1, found {last_epoch}")
+    return min(max(epoch - 1, 0) / last_epoch, 1.0)
 
 
 def learning_rate_groups(network: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:

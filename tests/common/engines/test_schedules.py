@@ -1,4 +1,4 @@
-"""Triangle schedule and learning-rate groups: published rates, a scheduler's life, groups that stay empty."""
+"""Schedules and learning-rate groups: published numbers, a scheduler's life, groups that stay empty."""
 
 import functools
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from common.engines.schedules import learning_rate_groups, triangle
+from common.engines.schedules import lagged_poly, lagged_ramp, learning_rate_groups, triangle
 from common.errors import InputError
 
 
@@ -36,6 +36,43 @@ def test_an_odd_number_of_epochs_reaches_the_full_rate():
 def test_no_epochs_are_refused():
     with pytest.raises(InputError, match="max_epochs: expected at least 1, found 0"):
         triangle(0, 0)
+
+
+def test_ramp_has_the_published_weights():
+    """The published numbers count finished epochs: the weight after 750 is first used in the epoch 751."""
+    finished = (0, 250, 500, 750, 1000, 1250)
+    weights = [lagged_ramp(epoch + 1, 1500) for epoch in finished]
+    assert [round(weight, 2) for weight in weights[1:]] == [0.31, 1.08, 2.87, 5.74, 8.7]
+    assert weights[0] == lagged_ramp(0, 1500) == pytest.approx(0.067, abs=5e-4)
+    assert round(lagged_ramp(1500, 1500), 2) == 10
+    # Half-way, one epoch late: exp(-5 / 4).
+    assert lagged_ramp(3, 4, peak=1) == pytest.approx(0.2865048)
+    assert lagged_ramp(9, 4, peak=3) == 3
+
+
+def test_polynomial_decay_ends_above_zero_as_published():
+    assert lagged_poly(0, 1500) == lagged_poly(1, 1500) == 1
+    assert round(0.3 * lagged_poly(1500, 1500), 5) == 0.00042
+    # A quarter is left after three of four epochs: sqrt(1 / 4).
+    assert lagged_poly(4, 4, power=0.5) == pytest.approx(0.5)
+    assert lagged_poly(5, 4) == lagged_poly(9, 4) == 0
+
+
+def test_a_scheduler_may_step_past_the_last_epoch():
+    optimizer = torch.optim.SGD(TwoParts().parameters(), lr=0.3)
+    scheduler = LambdaLR(optimizer, functools.partial(lagged_poly, last_epoch=2, power=1))
+    found = []
+    for _ in range(5):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert found == pytest.approx([0.3, 0.3, 0.15, 0, 0])
+
+
+@pytest.mark.parametrize("schedule", [lagged_poly, lagged_ramp])
+def test_schedules_without_epochs_are_refused(schedule):
+    with pytest.raises(InputError, match="last_epoch: expected at least 1, found 0"):
+        schedule(0, 0)
 
 
 def test_scheduler_scales_each_group():
