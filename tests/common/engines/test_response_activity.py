@@ -68,7 +68,6 @@ def evaluate(network, handlers, cases, batch_size=1, neighbors=0, mode="eval"):
         val_handlers=handlers,
         mode=mode,
     )
-    evaluator.logger.setLevel(logging.CRITICAL)
     evaluator.run()
     return outputs
 
