@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from monai.config import PathLike
@@ -30,6 +31,7 @@ _AFFINE_TOLERANCE_VOX = 0.1
 
 # Each of "image" and "label" is a path, or several that become channels; "id" is text.
 _Case = Mapping[str, str | Sequence[str]]
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def check_cases(
     known = set() if receipt_file is None else _read_receipt(Path(receipt_file), settings)
     stamps = [file_stamps(case) for case in cases]
     unread = [case for case, stamp in zip(cases, stamps) if stamp not in known]
-    problems = {case["id"]: found for case, found in zip(unread, _read_all(unread, rules)) if found}
+    listed = read_all(unread, lambda case: _problems(case, rules), "data check")
+    problems = {case["id"]: found for case, found in zip(unread, listed) if found}
     if receipt_file is not None and unread:
         good = [stamp for case, stamp in zip(cases, stamps) if case["id"] not in problems]
         with atomic_path(receipt_file) as temporary:
@@ -93,13 +96,21 @@ def check_cases(
     raise_problems("data check", [line for found in problems.values() for line in found])
 
 
-def _read_all(cases: Sequence[_Case], rules: _Rules) -> list[list[str]]:
-    """Problems of each case, in order, with a progress bar in the first process."""
+def read_all(
+    cases: Sequence[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], Found], title: str
+) -> list[Found]:
+    """What is found in each case, in order, by two threads, with a progress bar in the first process.
+
+    Args:
+        cases: to be read.
+        read: reads one case.
+        title: of the progress bar.
+    """
     is_quiet = os.environ.get("RANK", "0") != "0" or not cases
     pool = ThreadPoolExecutor(_NUM_READERS)
     try:
-        found = pool.map(lambda case: _problems(case, rules), cases)
-        return list(tqdm(found, total=len(cases), desc="data check", unit="case", disable=is_quiet))
+        found = pool.map(read, cases)
+        return list(tqdm(found, total=len(cases), desc=title, unit="case", disable=is_quiet))
     finally:
         # An interrupt must not wait for thousands of files still in the queue.
         pool.shutdown(cancel_futures=True)

@@ -9,7 +9,6 @@ Differs from the paper: BraTS 2018 has 285 labeled patients, where the paper say
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import random
@@ -25,8 +24,7 @@ from common.data.image_files import joined
 from common.data.image_layouts import ImageCase
 from common.data.slice_choice import PAPER_RULE, SliceRule, pick_slices
 from common.data.slice_index import MEAN_KEY, STD_KEY, VolumeSlices
-from common.data.splits import Roles, groups_by_stratum, official_roles, read_roles
-from common.data.writers import atomic_path
+from common.data.splits import Roles, groups_by_stratum, kept_roles, official_roles
 from common.errors import InputError, raise_problems
 
 logger = logging.getLogger(__name__)
@@ -69,12 +67,7 @@ def patient_split(
         # As text: to the reader of split files, a list is a list of ids.
         settings = {"seed": seed, "parts": ":".join(f"{part:g}" for part in parts)}
         roles = _drawn_roles(labeled, seed, parts)
-    path = Path(split_file)
-    if path.exists():
-        roles = read_roles(path, settings, labeled)
-    else:
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(settings | roles, indent=2) + "\n", encoding="utf-8")
+    roles = kept_roles(Path(split_file), settings, roles, labeled)
     by_id = {case["id"]: case for case in labeled}
     split = {role: [by_id[case_id] for case_id in roles.get(role, [])] for role in _ROLES}
     empty = [role for role, part in zip(_ROLES, parts) if part and not split[role]]

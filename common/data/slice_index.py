@@ -6,9 +6,7 @@ Axes: K classes, background included; slices as counted by :mod:`common.data.vol
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,9 @@ import numpy as np
 from monai.config import PathLike
 from monai.data import ImageReader
 from monai.utils import convert_to_numpy, ensure_tuple
-from tqdm import tqdm
 
 from common import __version__
-from common.data.checks import file_stamps
+from common.data.checks import file_stamps, read_all
 from common.data.image_files import joined, read_image
 from common.data.label_codes import GRAY, LabelCodes, check_codes, class_of_code
 from common.data.label_images import class_labels, gray_mask
@@ -28,8 +25,6 @@ from common.data.volume_slices import SliceGrid, slice_grid
 from common.data.writers import atomic_path
 from common.errors import InputError, raise_problems
 
-# As in common.data.checks: more readers would multiply the memory that whole volumes take.
-_NUM_READERS = 2
 # Entries of a slice with the intensities of its volume.
 MEAN_KEY, STD_KEY = "intensity_mean", "intensity_std"
 
@@ -87,7 +82,7 @@ def slice_index(
     stamps = {case["id"]: [list(part) for part in file_stamps({"label": [], **case})] for case in cases}
     unread = [case for case in cases if known.get(case["id"], {}).get("stamp") != stamps[case["id"]]]
     problems = []
-    for case, record in zip(unread, _read_all(unread, rules)):
+    for case, record in zip(unread, read_all(unread, lambda case: _record(case, rules), "slice index")):
         if isinstance(record, str):
             problems.append(record)
             known.pop(case["id"], None)
@@ -121,18 +116,6 @@ class _Rules:
             "with_intensities": self.with_intensities,
             "readers": [repr(self.image_reader), repr(self.label_reader)],
         }
-
-
-def _read_all(cases: Sequence[Mapping[str, Any]], rules: _Rules) -> list[dict[str, Any] | str]:
-    """The record of each case, or what is wrong with it; with a progress bar in the first process."""
-    is_quiet = os.environ.get("RANK", "0") != "0" or not cases
-    pool = ThreadPoolExecutor(_NUM_READERS)
-    try:
-        found = pool.map(lambda case: _record(case, rules), cases)
-        return list(tqdm(found, total=len(cases), desc="slice index", unit="case", disable=is_quiet))
-    finally:
-        # An interrupt must not wait for the files still in the queue.
-        pool.shutdown(cancel_futures=True)
 
 
 def _record(case: Mapping[str, Any], rules: _Rules) -> dict[str, Any] | str:

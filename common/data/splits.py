@@ -61,12 +61,7 @@ def seeded_split(
             part = {"num_held_out": num_held_out}
         settings = {"seed": seed, **part}
         roles, held_out_role = _drawn_roles(cases, seed, part), "validation"
-    path = Path(split_file)
-    if path.exists():
-        roles = read_roles(path, settings, cases)
-    else:
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(settings | roles, indent=2) + "\n", encoding="utf-8")
+    roles = kept_roles(Path(split_file), settings, roles, cases)
     by_id = {case["id"]: case for case in cases}
     ids = {"training": roles.get("training", []), "validation": roles.get(held_out_role, [])}
     _refuse_empty(ids, held_out_role, roles)
@@ -179,17 +174,26 @@ def official_roles(cases: Sequence[Case]) -> Roles:
     return roles
 
 
-def read_roles(path: Path, settings: dict[str, object], cases: Sequence[Case]) -> Roles:
-    """Ids of each role from a split file.
+def kept_roles(path: Path, settings: dict[str, object], roles: Roles, cases: Sequence[Case]) -> Roles:
+    """Ids of each role from a split file, which is written if it is absent.
 
     Args:
         path: JSON file with a list of ids per role, and the settings that it was written with.
         settings: of this run.
+        roles: ids of each role as drawn by this run, to be written.
         cases: with ``id``.
 
     Raises:
         InputError: malformed, or written for other cases or settings.
     """
+    if path.exists():
+        return _read_roles(path, settings, cases)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(settings | roles, indent=2) + "\n", encoding="utf-8")
+    return roles
+
+
+def _read_roles(path: Path, settings: dict[str, object], cases: Sequence[Case]) -> Roles:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         roles = {name: list(map(str, ids)) for name, ids in content.items() if isinstance(ids, list)}

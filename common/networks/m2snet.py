@@ -18,7 +18,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from common.networks.blocks.conv_norm_folding import FoldableNetwork
-from common.networks.blocks.subtraction import ConvNormReLU, SubtractionPyramid, resize_like
+from common.networks.blocks.subtraction import ConvNormReLU, SubtractionPyramid
+from common.networks.blocks.upsample import resize_like
 from common.networks.encoders.res2net import Res2Net
 
 

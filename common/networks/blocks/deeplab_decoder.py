@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from common.networks.blocks.atrous import RATES, AtrousConv
-from common.networks.blocks.subtraction import resize_like
+from common.networks.blocks.upsample import resize_like
 
 WIDTH, FINE_WIDTH = 256, 48
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from common.networks.blocks.subtraction import resize_like
+from common.networks.blocks.upsample import resize_like
 
 
 class FCNDecoder(nn.Module):

@@ -21,6 +21,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from common.networks.blocks.atrous import ATROUS_PYRAMIDS
+from common.networks.blocks.upsample import resize_like
 
 FORMS = ("released", "paper", "single", *ATROUS_PYRAMIDS)
 OPERATIONS = ("subtract", "add")
@@ -49,22 +50,6 @@ def box_sum(features: Tensor, kernel_size: int) -> Tensor:
     for shift in range(1, kernel_size):
         total = total + rows.narrow(-1, shift, width)
     return total
-
-
-def resize_like(features: Tensor, other: Tensor) -> Tensor:
-    """Bilinear resizing to the size of another tensor; nothing is computed where the sizes agree.
-
-    Args:
-        features: float (B, C, h, w).
-        other: (..., H, W).
-
-    Returns:
-        (B, C, H, W).
-    """
-    size = [other.shape[-2], other.shape[-1]]
-    if features.shape[-2] == size[0] and features.shape[-1] == size[1]:
-        return features
-    return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
 
 
 def _single_precision(features: Tensor) -> Tensor:
