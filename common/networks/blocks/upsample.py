@@ -1,4 +1,4 @@
-"""Linear upsampling by a whole factor, the same call in 2D and 3D, and resizing to the size of another tensor."""
+"""Linear upsampling by a whole factor, the same call in 2D and 3D, and resizing to another tensor's size."""
 
 from __future__ import annotations
 
