@@ -11,9 +11,18 @@ import pytest
 import torch
 
 from common.data.chaos_phantom import write_chaos
+from common.data.kits_phantom import write_kits19
 from common.data.phantoms import write_mmwhs
 from common.data.picture_phantoms import write_polyp_pranet
-from tests.helpers.workflows import REPOSITORY, TINY_3D, TINY_CROSSDOMAIN, TINY_M2SNET, config_files, run
+from tests.helpers.workflows import (
+    REPOSITORY,
+    TINY_3D,
+    TINY_CROSSDOMAIN,
+    TINY_DMNET,
+    TINY_M2SNET,
+    config_files,
+    run,
+)
 
 pytestmark = [pytest.mark.bundle, pytest.mark.slow]
 # Data, and settings under which three cases are held out: they do not divide evenly between two processes.
@@ -26,6 +35,7 @@ CASES = {
         partial(write_chaos, num_ct=4, num_mr=3, size=32, ct_slices=6, mr_slices=6),
         {**TINY_CROSSDOMAIN, "num_held_out": "$dict(CT=2, MR=1)"},
     ),
+    "dmnet_kits": (partial(write_kits19, num_cases=10), {**TINY_DMNET, "split_parts": [4, 3, 3]}),
     "m2snet_polyp": (partial(write_polyp_pranet, num_training=19), {**TINY_M2SNET, "num_folds": 9}),
 }
 
