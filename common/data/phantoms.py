@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from monai.config import PathLike
 
-from common.data import chaos_phantom, kits_phantom
+from common.data import abdomen_phantom, chaos_phantom, kits_phantom
 from common.data import picture_phantoms as pictures
 from common.data.cardiac_phantom import AXIS_CODES, cardiac_case
 from common.data.writers import atomic_path, write_nifti
@@ -112,5 +112,6 @@ def _write_nifti(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
 if __name__ == "__main__":
     import fire
 
-    others = (*pictures.WRITERS, *chaos_phantom.WRITERS, *kits_phantom.WRITERS)
-    fire.Fire({f.__name__: f for f in (write_mmwhs, write_msd, *others)})
+    others = (pictures, chaos_phantom, kits_phantom, abdomen_phantom)
+    writers = [writer for module in others for writer in module.WRITERS]
+    fire.Fire({f.__name__: f for f in (write_mmwhs, write_msd, *writers)})

@@ -19,7 +19,9 @@ def precision(engine: SupervisedTrainer) -> AbstractContextManager:
     return torch.autocast("cuda", **engine.amp_kwargs) if engine.amp else nullcontext()
 
 
-def take_step(engine: SupervisedTrainer, optimizer: Optimizer, loss: Tensor) -> None:
+def take_step(
+    engine: SupervisedTrainer, optimizer: Optimizer, loss: Tensor, max_grad_norm: float | None = None
+) -> Tensor | None:
     """Backward pass and one step of an optimizer, scaled with ``amp``.
 
     With a scaler, call ``engine.scaler.update()`` once all optimizers have stepped, and before any of them
@@ -29,14 +31,26 @@ def take_step(engine: SupervisedTrainer, optimizer: Optimizer, loss: Tensor) -> 
         engine: the trainer.
         optimizer: its parameters' gradients are cleared first.
         loss: scalar.
+        max_grad_norm: gradients whose L2 norm, over all parameters of the optimizer, is larger are scaled to
+            it; ``None`` leaves them as they are.
+
+    Returns:
+        The norm before clipping, a scalar; ``None`` without ``max_grad_norm``.
     """
     optimizer.zero_grad(set_to_none=engine.optim_set_to_none)
-    if engine.amp and engine.scaler is not None:
-        engine.scaler.scale(loss).backward()
-        engine.scaler.step(optimizer)
-    else:
-        loss.backward()
+    scaler = engine.scaler if engine.amp else None
+    (loss if scaler is None else scaler.scale(loss)).backward()
+    norm = None
+    if max_grad_norm is not None:
+        if scaler is not None:
+            scaler.unscale_(optimizer)  # the limit is one for true gradients
+        parameters = [value for group in optimizer.param_groups for value in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+    if scaler is None:
         optimizer.step()
+    else:
+        scaler.step(optimizer)
+    return norm
 
 
 def update_scale(engine: SupervisedTrainer) -> None:

@@ -84,6 +84,26 @@ def lagged_ramp(epoch: int, last_epoch: int, peak: float = 10.0) -> float:
     return peak * math.exp(-5 * (1 - _lagged_share(epoch, last_epoch)) ** 2)
 
 
+def warm_up(epoch: int, warm_up_epochs: int) -> float:
+    """Factor that rises linearly in the first epochs, to multiply the factor of another schedule with.
+
+    Args:
+        epoch: e, 0 for the first, as ``LambdaLR`` counts.
+        warm_up_epochs: number n of epochs below the full rate; 0: none.
+
+    Returns:
+        (e + 1) / (n + 1), at most 1.
+
+    Raises:
+        InputError: ``warm_up_epochs`` is negative.
+
+    Source: our choice; the released code of SKCDF starts with the full rate.
+    """
+    if warm_up_epochs < 0:
+        raise InputError(f"warm_up_epochs: expected at least 0, found {warm_up_epochs}")
+    return min((epoch + 1) / (warm_up_epochs + 1), 1.0)
+
+
 def _lagged_share(epoch: int, last_epoch: int) -> float:
     """What part of training was over an epoch ago, in [0, 1]."""
     if last_epoch < 1:

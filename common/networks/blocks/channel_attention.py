@@ -7,7 +7,8 @@ the released code.
 Differs from the paper:
 - any grid, not only 4 x 8 x 8, and any number of pairs, not only two.
 - the logits are never stored: their normalization is a scale that follows from two small matrices, so that
-  the attention is a fused one. Equal up to rounding.
+  the attention is a fused one. Equal up to rounding. (Where PyTorch has no fused kernel, as on a CPU with
+  dropout, it stores them after all.)
 - no second projection, which the released code has but never calls.
 Axes: B batch, W windows, N voxels of a window, C channels, D H W space.
 """
@@ -56,6 +57,9 @@ class ChannelAttention(nn.Module):
         heads: heads of the attention within a sample; they are not split between samples.
         dropout: probability in training, of attention weights and of the output. The output is not dropped in
             the local block within a sample, as in the released code.
+        permuted_heads: within a sample, the global block splits its heads in another order than it merges
+            them, as in the released code. Such weights need it; otherwise it only decides which columns of
+            ``out`` belong to which head.
 
     Raises:
         ValueError: unknown scope, a number below 1, or a grid that the windows do not divide.
@@ -64,7 +68,13 @@ class ChannelAttention(nn.Module):
     """
 
     def __init__(
-        self, channels: int, grid: Sequence[int], scope: str = "local", heads: int = 2, dropout: float = 0.1
+        self,
+        channels: int,
+        grid: Sequence[int],
+        scope: str = "local",
+        heads: int = 2,
+        dropout: float = 0.1,
+        permuted_heads: bool = True,
     ) -> None:
         super().__init__()
         if scope not in SCOPES:
@@ -78,6 +88,9 @@ class ChannelAttention(nn.Module):
         self.grid = (depth, height, width)
         self.window = (depth, height, width) if self.is_global else (2, 2, 2)
         self.heads = heads
+        # The order of the columns: heads first (0 0 0 1 1 1), or heads in turns (0 1 0 1 0 1).
+        self.splits_heads_first = self.is_global
+        self.merges_heads_first = self.is_global and not permuted_heads
         voxels = self.window[0] * self.window[1] * self.window[2]
         self.projection = nn.Conv3d(1, voxels, self.window, self.window)
         self.attention_norm = nn.LayerNorm(channels, eps=1e-6)
@@ -136,31 +149,45 @@ class ChannelAttention(nn.Module):
         """Attention of each sample to itself, (B, W, N, C) to (B, W, N, heads C)."""
         columns: list[Tensor] = []
         for each in (self.query(tokens), self.key(tokens), self.value(tokens)):
-            # The global block splits its heads in another order than it merges them.
-            if self.is_global:
-                columns.append(each.unflatten(3, (self.heads, -1)).permute(0, 1, 3, 4, 2))
+            if self.splits_heads_first:
+                split = each.unflatten(3, (self.heads, -1)).permute(0, 1, 3, 4, 2)
             else:
-                columns.append(each.unflatten(3, (-1, self.heads)).permute(0, 1, 4, 3, 2))
-        attended = self._attend(columns[0], columns[1], columns[2])
-        return attended.permute(0, 1, 4, 3, 2).flatten(3)
+                split = each.unflatten(3, (-1, self.heads)).permute(0, 1, 4, 3, 2)
+            columns.append(split.flatten(0, 1).contiguous())
+        attended = self._attend(columns[0], columns[1], columns[2]).unflatten(0, tokens.shape[:2])
+        order = (0, 1, 4, 2, 3) if self.merges_heads_first else (0, 1, 4, 3, 2)
+        return attended.permute(order).flatten(3)
 
     def _across(self, tokens: Tensor) -> Tensor:
         """Attention of each sample to all of the other half, (B, W, N, C) to (B, W, N, heads C)."""
         half = tokens.shape[0] // 2
         tokens = torch.cat([tokens[:half], tokens[half:].detach()])
-        query, key, value = self.query(tokens), self.key(tokens), self.value(tokens)
+        columns: list[Tensor] = []
+        for each in (self.query(tokens), self.key(tokens), self.value(tokens)):
+            columns.append(each.transpose(2, 3).contiguous())
         halves: list[Tensor] = []
         for own, other in ((0, half), (half, 0)):
-            # All columns of all samples of the other half are keys: (b, W, N, HC) to (1, W, b HC, N).
-            keys = key[other : other + half].permute(1, 0, 3, 2).flatten(1, 2).unsqueeze(0)
-            values = value[other : other + half].permute(1, 0, 3, 2).flatten(1, 2).unsqueeze(0)
-            queries = query[own : own + half].transpose(2, 3)
-            keys, values = keys.expand(half, -1, -1, -1), values.expand(half, -1, -1, -1)
-            halves.append(self._attend(queries, keys, values).transpose(2, 3))
+            keys = self._shared(columns[1][other : other + half])
+            values = self._shared(columns[2][other : other + half])
+            halves.append(self._attend(columns[0][own : own + half], keys, values).transpose(2, 3))
         return torch.cat(halves)
 
+    def _shared(self, columns: Tensor) -> Tensor:
+        """All columns of all samples for each of them: (b, W, HC, N) to (b, W, b HC, N)."""
+        together = columns.transpose(0, 1).flatten(1, 2).unsqueeze(0)
+        return together.expand(columns.shape[0], -1, -1, -1)
+
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Softmax attention of (..., m, N) to (..., k, N) with normalized logits."""
+        """Softmax attention with normalized logits: (A, H, m, N) and twice (A, H, k, N) to (A, H, m, N).
+
+        PyTorch's fused kernels want four axes and neighbors in memory on the last one; what is not so falls
+        back to stored logits without a word.
+        """
         scaled = queries * logit_scale(queries, keys).to(queries.dtype)
         rate = self.dropout.p if self.training else 0.0
         return F.scaled_dot_product_attention(scaled, keys, values, dropout_p=rate, scale=1.0)
+
+    @torch.jit.unused
+    def affine_pairs(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Names of each layer normalization and of all layers that get its output, for deployment."""
+        return [("attention_norm", ("query", "key", "value")), ("output_norm", ("mix",))]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from common.engines.schedules import lagged_poly, lagged_ramp, learning_rate_groups, triangle
+from common.engines.schedules import lagged_poly, lagged_ramp, learning_rate_groups, triangle, warm_up
 from common.errors import InputError
 
 
@@ -67,6 +67,19 @@ def test_a_scheduler_may_step_past_the_last_epoch():
         optimizer.step()
         scheduler.step()
     assert found == pytest.approx([0.3, 0.3, 0.15, 0, 0])
+
+
+def test_warm_up_by_hand():
+    """Three epochs at 1/4, 2/4 and 3/4 of the rate, then the full one; the decay is 1, 1, 3/4, 1/2."""
+    assert [warm_up(epoch, 3) for epoch in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert warm_up(0, 0) == 1
+    product = [lagged_poly(epoch, 4, power=1) * warm_up(epoch, 3) for epoch in range(4)]
+    assert product == pytest.approx([0.25, 0.5, 0.5625, 0.5])
+
+
+def test_a_negative_warm_up_is_refused():
+    with pytest.raises(InputError, match="warm_up_epochs: expected at least 0, found -1"):
+        warm_up(0, -1)
 
 
 @pytest.mark.parametrize("schedule", [lagged_poly, lagged_ramp])
