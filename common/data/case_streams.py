@@ -43,9 +43,9 @@ def published_split(
             all training cases (the tables' upper bound).
 
     Returns:
-        ``{"labeled": [...], "unlabeled": [...], "validation": [...], "test": [...], "withheld": [...]}``, each
-        by id; unlabeled cases have no ``label``, and there are none unless ``supervision`` is ``semi``. Withheld
-        are those that would have been unlabeled with ``labeled``: an epoch can then last as long.
+        ``{"labeled": [...], "unlabeled": [...], "validation": [...], "test": [...], "withheld": [...]}``,
+        each by id; unlabeled cases have no ``label``, and there are none unless ``supervision`` is ``semi``.
+        With ``labeled`` they are withheld, and known only so that an epoch can last as long as with them.
 
     Raises:
         InputError: unknown ``supervision``; ``published_file`` is unreadable or lacks a list, an id is in two
