@@ -15,6 +15,7 @@ from monai.transforms import Compose, LoadImaged, SaveImaged
 from common.bundle_config import inference_config
 from common.engines.weights import load_weights
 from common.errors import InputError
+from common.transforms.save_dicom_seg import SaveDicomSegd
 
 
 class Predictor:
@@ -33,7 +34,7 @@ class Predictor:
             self.network.fuse()
         self.inferer: Callable = parser.get_parsed_content("inferer")
         self.preprocessing = _without(parser.get_parsed_content("preprocessing"), LoadImaged)
-        self.postprocessing = _without(parser.get_parsed_content("postprocessing"), SaveImaged)
+        self.postprocessing = _without(parser.get_parsed_content("postprocessing"), SaveImaged, SaveDicomSegd)
 
     def __call__(self, image: np.ndarray | torch.Tensor, affine: np.ndarray | None = None) -> np.ndarray:
         """Labels of an image on its own grid.
@@ -91,5 +92,5 @@ def load_predictor(
     return Predictor(inference_config(bundle_dir, overlays, **overrides))
 
 
-def _without(transforms: Compose, unwanted: type) -> Compose:
+def _without(transforms: Compose, *unwanted: type) -> Compose:
     return Compose([transform for transform in transforms.transforms if not isinstance(transform, unwanted)])

@@ -257,6 +257,7 @@ def _header(modality: str, series: str, index: int) -> Dataset:
     dataset.SOPClassUID = CTImageStorage if modality == "CT" else MRImageStorage
     dataset.SOPInstanceUID = generate_uid(entropy_srcs=[series, str(index)])
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.Modality = "1.2", series, modality
+    dataset.FrameOfReferenceUID = generate_uid(entropy_srcs=[series, "frame of reference"])
     dataset.SeriesNumber, dataset.InstanceNumber = 1, index + 1
     dataset.SliceThickness = 3.0  # on purpose not the distance of the slices
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"

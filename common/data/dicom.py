@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import itk
 import numpy as np
@@ -44,6 +46,21 @@ _READABLE_SYNTAXES = {
     "1.2.840.10008.1.2.4.91": "JPEG 2000",
     "1.2.840.10008.1.2.5": "RLE",
 }
+
+
+def package_of_extra(name: str) -> ModuleType:
+    """Import a package that only the extra ``dicom`` brings: ``highdicom`` or ``dicomweb_client``.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(
+            f"{name.replace('_', '-')}: expected this package to be installed ({error}); get it with "
+            'pip install -e ".[dicom]" -c constraints.txt'
+        ) from error
 
 
 def dicom_files(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Images to segment, from one path: a file, a folder of files, a DICOM series, or a folder of series."""
+"""Images to segment, from one path: files, folders, DICOM series in folders, ZIP files or on a server."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from monai.config import PathLike
 from PIL import Image
 
 from common.data.dicom import dicom_files, single_series
+from common.data.dicom_sources import local_path
 from common.data.image_files import (
     IMAGE_SUFFIXES,
     PICTURE_SUFFIXES,
@@ -26,25 +27,31 @@ from common.errors import InputError, raise_problems
 logger = logging.getLogger(__name__)
 
 
-def find_images(input_path: PathLike, in_channels: int = 1, spatial_dims: int = 3) -> list[dict[str, str]]:
+def find_images(
+    input_path: PathLike, in_channels: int = 1, spatial_dims: int = 3, series_uid: str | None = None
+) -> list[dict[str, str]]:
     """Find the images that a path stands for, and open each as far as its header.
 
     Args:
-        input_path: NIfTI file or picture; folder of such files; folder with one DICOM series; or folder whose
-            subfolders each hold one DICOM series.
+        input_path: NIfTI file or picture; folder of such files; folder with one DICOM series; folder whose
+            subfolders each hold one DICOM series; ZIP file with a DICOM study; or the address of a study or
+            series on a DICOMweb server, see :mod:`common.data.dicom_sources`.
         in_channels: channels the network expects. For 1 and 3, pictures only have to be of a kind that
             :class:`~common.data.picture_reader.PictureReader` turns into gray or RGB.
         spatial_dims: spatial axes the network expects, 2 or 3.
+        series_uid: SeriesInstanceUID of the one to take from a DICOM study with several series.
 
     Returns:
-        ``{"id": ..., "image": path}`` by name; for DICOM the path is the folder, for ``LoadImaged`` to read.
+        ``{"id": ..., "image": path}`` by name; for DICOM the path is the folder, for ``LoadImaged`` to read,
+        a temporary one if it had to be fetched.
 
     Raises:
         InputError: nothing there, no images, images and DICOM mixed, two images that would be saved under one
             name, a file that is unreadable or has the wrong number of axes or channels, or a DICOM series
-            refused by :func:`common.data.dicom.single_series`.
+            refused by :func:`common.data.dicom.single_series`; a ZIP file or server refused by
+            :func:`common.data.dicom_sources.local_path`.
     """
-    path = Path(input_path).expanduser().absolute()
+    path = local_path(input_path, series_uid)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     images = [path] if path.is_file() else _in_folder(path)
@@ -113,6 +120,7 @@ def _check(path: Path, in_channels: int, spatial_dims: int) -> None:
     else:
         raise InputError(
             f"{path}: expected an image ({', '.join(IMAGE_SUFFIXES)}) or, for DICOM, the folder of the series"
+            " or a ZIP file"
         )
 
 

@@ -11,12 +11,14 @@ from monai.utils import MetaKeys, string_list_all_gather
 
 from common.errors import InputError
 
+_SAVED = (MetaKeys.SAVED_TO, "dicom_seg")
+
 
 class ListSavedFiles:
     """Evaluator handler that lists the files written during a run, in one block of the log.
 
-    Reads what ``SaveImaged(..., savepath_in_metadict=True)`` notes in the meta data of the outputs. Must be
-    attached on every rank; rank 0 lists the files of all.
+    Reads what ``SaveImaged(..., savepath_in_metadict=True)`` and ``SaveDicomSegd`` note in the meta data of
+    the outputs. Must be attached on every rank; rank 0 lists the files of all.
     """
 
     def __init__(self) -> None:
@@ -36,8 +38,8 @@ class ListSavedFiles:
         for item in evaluator.state.output:
             for value in item.values():
                 meta = getattr(value, "meta", None)
-                if isinstance(meta, Mapping) and MetaKeys.SAVED_TO in meta:
-                    self.files.append(str(meta[MetaKeys.SAVED_TO]))
+                if isinstance(meta, Mapping):
+                    self.files += [str(meta[entry]) for entry in _SAVED if entry in meta]
 
     def _report(self, evaluator: Evaluator) -> None:
         files = sorted(set(string_list_all_gather(self.files)) - {""})

@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser
 from common.data.chaos_phantom import write_chaos, write_covid19_ct_20
 from common.data.phantoms import write_msd
 from common.errors import InputError
+from tests.helpers.dicom_seg import NO_HIGHDICOM, seg_on_grid
 from tests.helpers.workflows import (
     REPOSITORY,
     TINY_CROSSDOMAIN,
@@ -92,6 +93,17 @@ def test_a_dicom_folder_becomes_a_mask_on_its_own_grid(trained, chaos, tmp_path)
     mask = nib.load(file)
     assert mask.shape == (32, 32, 8)
     assert set(np.unique(np.asarray(mask.dataobj))) <= {0, 63}
+
+
+def test_the_same_mask_as_dicom_seg(trained, chaos, tmp_path):
+    pytest.importorskip("highdicom", reason=NO_HIGHDICOM)
+    series = next(chaos.glob("Train_Sets/MR/*/T1DUAL/DICOM_anon/InPhase"))
+    segment(BUNDLE, trained, series, tmp_path, dicom_seg=True, largest_component=False)
+    (file,), (seg,) = tmp_path.glob("*_seg.nii.gz"), tmp_path.glob("*_seg.dcm")
+    mask = nib.load(file)
+    found = seg_on_grid(seg, mask.affine, mask.shape)
+    assert np.array_equal(found["liver"], np.asarray(mask.dataobj) == 1)
+    assert found["liver"].any()
 
 
 def test_only_one_component_is_left(trained, chaos, tmp_path):
