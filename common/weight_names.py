@@ -5,7 +5,9 @@ method adds an entry and nothing else.
 
 Sources: Zhao et al., "M2SNet: Multi-scale in Multi-scale Subtraction Network for Medical Image Segmentation",
 2023, arXiv:2303.10894, and its released code (M2SNet and MSNet); Gao et al., "Res2Net: A New Multi-scale
-Backbone Architecture", TPAMI 2021, arXiv:1904.01169; torchvision's VGG-16.
+Backbone Architecture", TPAMI 2021, arXiv:1904.01169; torchvision's VGG-16; Zhang et al., "A Semantic
+Knowledge Complementarity based Decoupling Framework for Semi-supervised Class-imbalanced Medical Image
+Segmentation" (SKCDF), CVPR 2025, and its released code.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from torch import nn
 
 from common.networks.encoders.res2net import CLASSIFIER, Res2Net
 from common.networks.m2snet import M2SNet, MSNet
+from common.networks.skcdf import SKCDF
 
 # The address that the authors' own model code uses.
 RES2NET_URL = "https://shanghuagao.oss-cn-beijing.aliyuncs.com/res2net/res2net50_v1b_26w_4s-3cf99910.pth"
@@ -95,6 +98,42 @@ _VGG16_UNUSED = tuple(
 )
 
 
+# Blocks of the released V-Net are numbered through; a decoder's first step up follows the encoder's fifth.
+_VNET_BLOCKS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_SKCDF_BLOCKS = ("cross_attention_local.", "cross_attention_global.")
+_SKCDF_LAYERS = (
+    ("token_learner.proj.", "projection."),
+    ("attn_norm.", "attention_norm."),
+    ("attn.q.", "query."),
+    ("attn.k.", "key."),
+    ("attn.v.", "value."),
+    ("attn.out.", "out."),
+    ("ffn_norm.", "output_norm."),
+    ("map_out.0.", "mix."),
+)
+# A second projection, which the released network has but never calls.
+_SKCDF_UNUSED = tuple(
+    f"{block}token_learner.map_in.0.{name}" for block in _SKCDF_BLOCKS for name in ("weight", "bias")
+)
+
+
+def _skcdf_prefixes() -> list[tuple[str, str]]:
+    pairs = []
+    for level, name in enumerate(_VNET_BLOCKS[:5]):
+        pairs.append((f"encoder.block_{name}.conv.", f"encoder.stages.{level}."))
+        pairs.append((f"encoder.block_{name}_dw.conv.", f"encoder.downs.{level + 1}."))
+    for theirs, ours in (("decoder_l.", "labeled_decoder."), ("decoder_u.", "unlabeled_decoder.")):
+        for index in range(4):
+            up, stage = _VNET_BLOCKS[4 + index : 6 + index]
+            pairs.append((f"{theirs}block_{up}_up.conv.", f"{ours}ups.{index}."))
+            pairs.append((f"{theirs}block_{stage}.conv.", f"{ours}stages.{index}."))
+        pairs.append((f"{theirs}out_conv9.", f"{ours}main_head."))
+        pairs.append((f"{theirs}out_conv9_abc.", f"{ours}balanced_head."))
+    for index, block in enumerate(_SKCDF_BLOCKS):
+        pairs += [(block + theirs, f"attention.{index}.{ours}") for theirs, ours in _SKCDF_LAYERS]
+    return pairs
+
+
 def _vgg16() -> nn.Module:
     """The convolutions of VGG-16 that the feature distance uses, by torchvision's names."""
     layers = {str(number): nn.Conv2d(*channels, 3) for number, channels in _VGG16_USED.items()}
@@ -133,5 +172,12 @@ RELEASED: dict[str, ReleasedNames] = {
         has=("features.0.", "features.21."),
         lacks=("features.1.",),
         unused=_VGG16_UNUSED,
+    ),
+    "skc_synapse": ReleasedNames(
+        title="SKCDF as its authors' code saves it",
+        build=SKCDF,
+        has=("encoder.block_one.", "decoder_l.", "decoder_u.", *_SKCDF_BLOCKS),
+        prefixes=tuple(_skcdf_prefixes()),
+        unused=_SKCDF_UNUSED,
     ),
 }

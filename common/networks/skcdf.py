@@ -189,6 +189,6 @@ def _check_choices(num_classes: int, roi_size: Sequence[int], attention: str, pa
             raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, background included, got {num_classes}")
-    is_even = len(roi_size) == 3 and all(size > 0 and size % (2 * STRIDE) == 0 for size in roi_size)
-    if attention != "none" and not is_even:
+    is_even = attention == "none" or all(size > 0 and size % (2 * STRIDE) == 0 for size in roi_size)
+    if len(roi_size) != 3 or not is_even:
         raise ValueError(f"roi_size must be three multiples of {2 * STRIDE}, got {tuple(roi_size)}")

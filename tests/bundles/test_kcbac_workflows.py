@@ -84,6 +84,16 @@ def test_a_mask_has_the_geometry_of_its_scan_and_equals_segmenting_in_memory(tra
     assert (in_memory == labels).mean() > 0.9999
 
 
+def test_constant_memory_writes_the_same_mask(trained, mmwhs, tmp_path):
+    source, masks = mmwhs / "ct_test" / "ct_test_2001_image.nii.gz", []
+    for constant in (False, True):
+        segment(BUNDLE, trained, source, tmp_path / str(constant), constant_memory=constant, pictures=0)
+        (file,) = (tmp_path / str(constant)).glob("*_seg.nii.gz")
+        masks.append(np.asarray(nib.load(file).dataobj))
+    assert (masks[0] == masks[1]).mean() > 0.99999
+    assert len(np.unique(masks[0])) > 2
+
+
 def test_a_folder_is_segmented_file_by_file_in_the_data_sets_codes(trained, mmwhs, tmp_path):
     codes = [500, 600, 420, 550, 205, 820, 850]
     segment(BUNDLE, trained, mmwhs / "ct_test", tmp_path, output_codes=codes, pictures=0)

@@ -6,6 +6,8 @@ Every rule takes a :class:`Bundle`; ``same_across_bundles`` takes all of them. A
 import json
 import re
 
+from monai.bundle import ConfigParser
+
 from tests.helpers.bundle_files import COMPLETE, Bundle, components, has_key, rejected, resolve, strings
 from tools.format_configs import format_text
 
@@ -95,9 +97,10 @@ def complete_files_agree(bundle: Bundle) -> list[str]:
     """Rule 5: what the network saw in training is what it sees in use."""
     train, inference = bundle.configs["train"], bundle.configs["inference"]
     shared = [key for key in train if key in inference and key not in MAY_DIFFER]
-    problems = [
-        f"{key}: {train[key]!r}, {inference[key]!r}" for key in shared if train[key] != inference[key]
-    ]
+    values = {key: (train[key], inference[key]) for key in shared}
+    if "class_names" in values:
+        values["class_names"] = (_class_names(train), _class_names(inference))
+    problems = [f"{key}: {own!r}, {other!r}" for key, (own, other) in values.items() if own != other]
     problems += _differences(
         "network_def", train["network_def"], inference["network_def"], NETWORK_MAY_DIFFER
     )
@@ -110,13 +113,18 @@ def complete_files_agree(bundle: Bundle) -> list[str]:
         used = [item for item in used if item["_target_"] not in WHOLE_VOLUME]
         may_differ = COMPONENT_MAY_DIFFER | {"spatial_dims", "spatial_size"}
     else:
-        problems += _differences("inferer", train["validate"]["inferer"], inference["inferer"], may_differ)
+        problems += _differences("inferer", train["validate"]["inferer"], _windows(inference), may_differ)
     names = [[item["_target_"] for item in items] for items in (chain, used)]
     if names[0] != names[1]:
         problems.append(f"transforms: {names[0]}, {names[1]}")
     for first, second in zip(chain, used):
         problems += _differences(first["_target_"], first, second, may_differ)
     return [f"train.json and inference.json differ in {problem}" for problem in problems]
+
+
+def _windows(inference: dict) -> dict:
+    """The inferer, or the windows of which a knob makes two kinds of inferers."""
+    return inference.get("windows", inference["inferer"])
 
 
 def bundle_root_is_here(bundle: Bundle) -> list[str]:
@@ -220,7 +228,7 @@ def metadata_is_true(bundle: Bundle) -> list[str]:
     counts = {
         "num_channels": output["num_channels"] - background,
         "channel_def": len(output["channel_def"]) - background,
-        "class_names of train.json": len(train["class_names"]),
+        "class_names of train.json": len(_class_names(train)),
     }
     problems += [
         f"{name} is for {count} structures, num_classes of train.json for {train['num_classes'] - 1}"
@@ -247,9 +255,21 @@ RULES = (
 )
 
 
+def _class_names(config: dict) -> list[str]:
+    """The names, also where an expression takes them from ``common``."""
+    needed = {"imports": config.get("imports", []), "class_names": config["class_names"]}
+    return ConfigParser(needed).get_parsed_content("class_names")
+
+
 def _differences(name: str, first: dict, second: dict, may_differ: set[str]) -> list[str]:
-    return [
-        f"{name}::{key}: {first.get(key)!r}, {second.get(key)!r}"
-        for key in dict.fromkeys([*first, *second])
-        if key not in may_differ and first.get(key) != second.get(key)
-    ]
+    """Arguments that differ, of components in components, too."""
+    problems = []
+    for key in dict.fromkeys([*first, *second]):
+        values = first.get(key), second.get(key)
+        if key in may_differ or values[0] == values[1]:
+            continue
+        if all(isinstance(value, dict) for value in values):
+            problems += _differences(f"{name}::{key}", *values, may_differ)
+        else:
+            problems.append(f"{name}::{key}: {values[0]!r}, {values[1]!r}")
+    return problems

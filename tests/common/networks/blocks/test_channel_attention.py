@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from common.networks.blocks.channel_attention import ChannelAttention, logit_scale
+from common.networks.blocks.conv_norm_folding import fold_affines
 
 GRID = (2, 4, 2)
 SCOPES = ("local", "global")
@@ -23,7 +24,7 @@ def normalized(logits):
     return F.instance_norm(logits[None, None], eps=1e-5)[0, 0].softmax(1)
 
 
-def reference(block, features, is_paired):
+def reference(block, features, is_paired, permuted=True):
     """The block by loops over windows, samples and heads, with the whole matrix of logits."""
     batch, channels, (p, q, r) = len(features), features.shape[1], block.window
     kernel, output = block.projection.weight.flatten(1), torch.zeros_like(features)
@@ -39,6 +40,7 @@ def reference(block, features, is_paired):
                 query, key, value = (z @ part.weight.T for part in (block.query, block.key, block.value))
                 for sample in range(batch):
                     mixed = torch.zeros(len(tokens[0]), 2 * channels, dtype=features.dtype)
+                    is_plain = block.is_global and not permuted
                     if is_paired:
                         half = batch // 2
                         others = range(half, batch) if sample < half else range(half)
@@ -51,7 +53,9 @@ def reference(block, features, is_paired):
                             if block.is_global:
                                 split = slice(head * channels, (head + 1) * channels)
                             weights = normalized(query[sample][:, split].T @ key[sample][:, split])
-                            mixed[:, head::2] = (weights @ value[sample][:, split].T).T
+                            mixed[:, split if is_plain else slice(head, None, 2)] = (
+                                weights @ value[sample][:, split].T
+                            ).T
                     summed = mixed @ block.out.weight.T + tokens[sample]
                     norm = block.output_norm
                     summed = F.layer_norm(summed, (channels,), norm.weight, norm.bias, 1e-6)
@@ -68,6 +72,54 @@ def test_block_equals_a_reference_with_stored_logits(scope, batch, is_paired):
     expected = reference(block, features, is_paired)
     torch.testing.assert_close(block(features, is_paired), expected, atol=1e-9, rtol=1e-9)
     assert torch.equal(torch.jit.script(block)(features, is_paired), block(features, is_paired))
+
+
+@torch.no_grad()
+def test_heads_are_merged_as_they_were_split_on_demand():
+    features = torch.randn(2, 3, *GRID, dtype=torch.float64)
+    for scope in SCOPES:
+        block = small(scope, permuted_heads=False)
+        expected = reference(block, features, False, permuted=False)
+        torch.testing.assert_close(block(features), expected, atol=1e-9, rtol=1e-9)
+        assert torch.equal(torch.jit.script(block)(features), block(features))
+    permuted = small("global")
+    permuted.load_state_dict(block.state_dict())
+    # A permutation of the columns of `out` is all the difference.
+    columns = permuted.out.weight.unflatten(1, (3, 2)).transpose(1, 2).flatten(1)
+    assert not torch.allclose(permuted(features), block(features))
+    block.out.weight.copy_(columns)
+    torch.testing.assert_close(permuted(features), block(features), atol=1e-12, rtol=1e-12)
+    # Between samples heads are not split: there the released columns are as they are.
+    assert not torch.allclose(permuted(features, True), block(features, True))
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize(("batch", "is_paired"), [(1, False), (2, False), (2, True), (6, True)])
+def test_attention_gets_what_fused_kernels_accept(monkeypatch, scope, batch, is_paired):
+    """Four axes, the last one dense; otherwise PyTorch stores the logits without a word."""
+    given, attend = [], F.scaled_dot_product_attention
+
+    def recorded(*tensors, **options):
+        given.extend(tensors)
+        return attend(*tensors, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
+    small(scope)(torch.randn(batch, 3, *GRID, dtype=torch.float64), is_paired)
+    assert len(given) == (6 if is_paired else 3)
+    assert {(tensor.dim(), tensor.stride(-1)) for tensor in given} == {(4, 1)}
+    # Neither are keys copied for each sample that shares them.
+    assert all(tensor.stride(0) == 0 or len(tensor) == 1 or not is_paired for tensor in given[1::3])
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@torch.no_grad()
+def test_folding_the_normalizations_keeps_the_output(scope):
+    block, features = small(scope), torch.randn(4, 3, *GRID, dtype=torch.float64)
+    expected = [block(features, is_paired) for is_paired in (False, True)]
+    fold_affines(block, block.affine_pairs())
+    assert list(block.attention_norm.parameters()) == list(block.output_norm.parameters()) == []
+    for is_paired in (False, True):
+        torch.testing.assert_close(block(features, is_paired), expected[is_paired], atol=1e-10, rtol=1e-10)
 
 
 def test_scale_by_hand():

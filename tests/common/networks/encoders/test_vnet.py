@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from common.networks.blocks.conv_norm_folding import fold_modules, fold_state
-from common.networks.encoders.vnet import VNetDecoder, VNetEncoder
+from common.networks.blocks.conv_norm_folding import fold_modules, fold_state, transposed_convolutions
+from common.networks.encoders.vnet import UpConv3d, VNetDecoder, VNetEncoder
 from tests.helpers.deterministic_weights import deterministic_input, fill_deterministically
 
 
@@ -24,17 +24,17 @@ def count(module):
     return sum(p.numel() for p in module.parameters())
 
 
-def step(state, conv, norm, features, operation, **arguments):
-    """Convolution, normalization with stored statistics, ReLU, from a state dict alone."""
+def step(state, conv, norm, features, operation, is_training=False, **arguments):
+    """Convolution, normalization, ReLU, from a state dict alone, whose statistics training updates."""
     features = operation(features, state[f"{conv}.weight"], state[f"{conv}.bias"], **arguments)
-    keys = ("running_mean", "running_var", "weight", "bias")
-    return F.relu(F.batch_norm(features, *(state[f"{norm}.{key}"] for key in keys), eps=1e-5))
+    statistics = [state[f"{norm}.{key}"] for key in ("running_mean", "running_var", "weight", "bias")]
+    return F.relu(F.batch_norm(features, *statistics, training=is_training, eps=1e-5))
 
 
-def stage(state, name, features, depth):
+def stage(state, name, features, depth, is_training=False):
     for index in range(0, 3 * depth, 3):
         names = f"{name}.{index}", f"{name}.{index + 1}"
-        features = step(state, *names, features, F.conv3d, padding=1)
+        features = step(state, *names, features, F.conv3d, is_training, padding=1)
     return features
 
 
@@ -69,6 +69,39 @@ def test_levels_and_logits_equal_a_functional_twin():
     (found,) = decoder(levels)
     assert found.shape == (2, 3, 16, 32, 16)
     torch.testing.assert_close(found, logits, atol=1e-12, rtol=1e-12)
+
+
+def test_parts_of_a_transposed_convolution_by_hand():
+    """Input 3, kernel 1 to 8, bias 10: part j is the voxel at j in binary digits, 3 (j + 1) + 10."""
+    up = UpConv3d(1, 1)
+    with torch.no_grad():
+        up.weight.copy_(torch.arange(1.0, 9).reshape(1, 1, 2, 2, 2))
+        up.bias.fill_(10)
+        parts = up(torch.full((1, 1, 1, 1, 1), 3.0))
+    assert parts.shape == (8, 1, 1, 1, 1)
+    assert parts.flatten().tolist() == [13, 16, 19, 22, 25, 28, 31, 34]
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+def test_steps_up_in_training_equal_transposed_convolutions(memory_format):
+    """The batch statistics of eight parts are those of the whole."""
+    _, decoder = small_pair(dropout=0.0)
+    decoder.train()
+    levels = [
+        deterministic_input(str(c), (2, 2 * c, *(s // c for s in (32, 16, 48)))) for c in (1, 2, 4, 8, 16)
+    ]
+    state = {name: value.clone() for name, value in decoder.state_dict().items()}
+    features = levels[4]
+    for index, depth in enumerate((3, 3, 2, 1)):
+        names = f"ups.{index}.0", f"ups.{index}.1"
+        features = step(state, *names, features, F.conv_transpose3d, is_training=True, stride=2)
+        features = stage(state, f"stages.{index}", features + levels[3 - index], depth, is_training=True)
+    expected = F.conv3d(features, state["main_head.weight"], state["main_head.bias"])
+    found = decoder([level.contiguous(memory_format=memory_format) for level in levels])[0]
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
+    norm = decoder.ups[3][1]
+    torch.testing.assert_close(norm.running_mean, state["ups.3.1.running_mean"])
+    torch.testing.assert_close(norm.running_var, state["ups.3.1.running_var"])
 
 
 @pytest.mark.parametrize(
@@ -163,11 +196,12 @@ def test_folding_keeps_levels_and_logits():
     (expected,) = decoder(levels)
     for module in (encoder, decoder):
         weights = dict(module.state_dict())
-        fold_state(weights, "", module.folding_pairs())
+        transposed = transposed_convolutions(module)
+        fold_state(weights, "", module.folding_pairs(), transposed=transposed)
         fold_modules(module, module.folding_pairs())
         module.load_state_dict(weights)
-    assert entries(encoder, nn.BatchNorm3d) == []
-    assert len(entries(decoder, nn.BatchNorm3d)) == 4
+        assert entries(module, nn.BatchNorm3d) == []
+    assert transposed == {f"ups.{index}.0" for index in range(4)}
     folded = encoder(image)
     torch.testing.assert_close(folded[4], levels[4], atol=1e-10, rtol=1e-10)
     torch.testing.assert_close(decoder(folded)[0], expected, atol=1e-10, rtol=1e-10)
