@@ -3,12 +3,14 @@
 #   BUNDLE  folder under bundles/
 #   WITH    overlays in the order of merging, such as WITH="data_msd preset_gpu"
 #   ARGS    further settings, such as ARGS="--dataset_dir /data/mmwhs --max_epochs 3"
+#   TABLE   name of a published table (table)
 #   NPROC   processes on this machine, one per GPU (train and evaluate)
 #   PYTHON  Python 3.10 to 3.12 to build .venv on, if the first one found is not the right one
 
 BUNDLE ?= kcbac_mmwhs
 WITH ?=
 ARGS ?=
+TABLE ?=
 NPROC ?= 1
 PYTHON ?=
 
@@ -16,6 +18,7 @@ PYTHON ?=
 PHANTOM_kcbac_mmwhs := write_mmwhs --num_cases 5
 PHANTOM_m2snet_polyp := write_polyp_pranet
 PHANTOM_dmnet_kits := write_kits19 --num_cases 30
+PHANTOM_skc_synapse := write_synapse
 PHANTOM_crossdomain_liver := write_chaos --num_ct 9 --num_mr 9 --ct_slices 6 --mr_slices 6
 
 SHELL := /bin/bash
@@ -27,7 +30,7 @@ FIND_PYTHON := for python in $(PYTHON) python3 python3.12 python3.11 python3.10 
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null && break; done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-bundles test-slow lint fmt smoke train evaluate infer package
+.PHONY: help setup demo test test-bundles test-slow lint fmt smoke train evaluate infer label table package
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -62,5 +65,10 @@ evaluate: setup ## evaluate BUNDLE with the same WITH and ARGS as in training
 	@$(RUN_BUNDLE) evaluate "$(BUNDLE)" $(WITH) --processes $(NPROC) -- $(ARGS)
 infer: setup ## segment new images: WITH=as_trained, ARGS="--dataset_dir scan.nii.gz"
 	@$(RUN_BUNDLE) infer "$(BUNDLE)" $(WITH) --processes $(NPROC) -- $(ARGS)
+label: setup ## serve BUNDLE="kcbac_mmwhs ..." to viewers with MONAI Label: ARGS="--model_dir ... --studies ..."
+	$(PY) -m tools.label_server $(BUNDLE) $(ARGS)
+table: setup ## run a table of BUNDLE's paper: TABLE=3 (none: list them), ARGS="--dataset_dir ... --seeds 0 1"
+	$(PY) -m tools.reproduce --bundle_dir "bundles/$(BUNDLE)" $(if $(TABLE),--table $(TABLE)) \
+		$(if $(WITH),--with $(WITH)) $(ARGS)
 package: setup ## pack BUNDLE and the package common into dist/
 	$(PY) tools/package_bundle.py "$(BUNDLE)"

@@ -14,11 +14,19 @@ import torch
 from monai.bundle import ConfigParser, ckpt_export, create_workflow, load, verify_metadata, verify_net_in_out
 from monai.data import load_net_with_metadata
 
+from common.data.abdomen_phantom import write_synapse
 from common.data.chaos_phantom import write_chaos
 from common.data.kits_phantom import write_kits19
 from common.data.phantoms import write_mmwhs
 from common.data.picture_phantoms import write_polyp_pranet
-from tests.helpers.workflows import REPOSITORY, SMALL_CROSSDOMAIN, SMALL_DMNET, SMALL_KCBAC, SMALL_M2SNET
+from tests.helpers.workflows import (
+    REPOSITORY,
+    SMALL_CROSSDOMAIN,
+    SMALL_DMNET,
+    SMALL_KCBAC,
+    SMALL_M2SNET,
+    SMALL_SKC,
+)
 
 pytestmark = pytest.mark.bundle
 BUNDLES = sorted(folder.parent.name for folder in REPOSITORY.glob("bundles/*/configs"))
@@ -27,25 +35,31 @@ DATA = {
     "m2snet_polyp": write_polyp_pranet,
     "dmnet_kits": partial(write_kits19, num_cases=10, num_unlabeled=0),
     "crossdomain_liver": partial(write_chaos, num_ct=2, num_mr=2, size=32, ct_slices=6, mr_slices=6),
+    "skc_synapse": partial(write_synapse, size=(16, 16, 12)),
 }
 IMAGES = {
     "kcbac_mmwhs": "*image.nii.gz",
     "m2snet_polyp": "images/*.png",
     "crossdomain_liver": "DICOM_anon",
     "dmnet_kits": "imaging.nii.gz",
+    "skc_synapse": "img*.nii.gz",
 }
 # Settings of training that keep it from downloading, or fit it to the few cases here.
 TRAIN_SETTINGS = {
     "m2snet_polyp": {"feature_weight": 0},
     "crossdomain_liver": {"num_held_out": 1},
     "dmnet_kits": {"label_budget": 1.0},
+    "skc_synapse": {"cache_rate": 0.0, "bundle_root": str(REPOSITORY / "bundles" / "skc_synapse")},
 }
 SMALL = {
     "kcbac_mmwhs": SMALL_KCBAC,
     "m2snet_polyp": SMALL_M2SNET,
     "crossdomain_liver": SMALL_CROSSDOMAIN,
     "dmnet_kits": SMALL_DMNET,
+    "skc_synapse": SMALL_SKC,
 }
+# Sizes of images, in batches of one and two. The weights of the last bundle fit a single size.
+SIZES = dict.fromkeys(SMALL, ((32, 48, 16), (64, 48, 32))) | {"skc_synapse": ((64, 128, 128),) * 2}
 
 
 def config(bundle: str, name: str) -> str:
@@ -154,7 +168,7 @@ def test_export_from_the_unmodified_configs_equals_the_network(small_bundle, els
     assert not any("running_var" in name for name, _ in exported.named_buffers())
     image = json.loads((configs / "metadata.json").read_text())["network_data_format"]["inputs"]["image"]
     axes = len(image["spatial_shape"])
-    for batch, size in ((1, (32, 48, 16)), (2, (64, 48, 32))):
+    for batch, size in enumerate(SIZES[small_bundle.name], start=1):
         given = torch.randn(batch, image["num_channels"], *size[:axes])
         with torch.no_grad():
             assert torch.equal(exported(given), network(given))

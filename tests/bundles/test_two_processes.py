@@ -6,10 +6,12 @@ import shlex
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
+from common.data.abdomen_phantom import write_synapse
 from common.data.chaos_phantom import write_chaos
 from common.data.kits_phantom import write_kits19
 from common.data.phantoms import write_mmwhs
@@ -20,11 +22,22 @@ from tests.helpers.workflows import (
     TINY_CROSSDOMAIN,
     TINY_DMNET,
     TINY_M2SNET,
+    TINY_SKC,
     config_files,
     run,
 )
 
 pytestmark = [pytest.mark.bundle, pytest.mark.slow]
+
+
+def write_divided_synapse(folder: Path) -> None:
+    """Ten scans in place of the thirty of the published split, three of them to validate and to test."""
+    write_synapse(folder, num_cases=10, size=(16, 16, 12))
+    ids = [f"{number:04d}" for number in range(1, 11)]
+    split = {"labeled": ids[:2], "unlabeled": ids[2:4], "validation": ids[4:7], "test": ids[7:]}
+    (folder / "published.json").write_text(json.dumps(split))
+
+
 # Data, and settings under which three cases are held out: they do not divide evenly between two processes.
 CASES = {
     "kcbac_mmwhs": (
@@ -36,6 +49,10 @@ CASES = {
         {**TINY_CROSSDOMAIN, "num_held_out": "$dict(CT=2, MR=1)"},
     ),
     "dmnet_kits": (partial(write_kits19, num_cases=10), {**TINY_DMNET, "split_parts": [4, 3, 3]}),
+    "skc_synapse": (
+        write_divided_synapse,
+        {**TINY_SKC, "published_split": "$@dataset_dir + '/published.json'"},
+    ),
     "m2snet_polyp": (partial(write_polyp_pranet, num_training=19), {**TINY_M2SNET, "num_folds": 9}),
 }
 

@@ -61,6 +61,16 @@ TINY_DMNET = {
     "label_budget": 0.5,
 }
 
+SMALL_SKC = {"network_def::width": 2}
+TINY_SKC = {
+    **SHORT,
+    **SMALL_SKC,
+    "image_size": [40, 40, 40],
+    "roi_size": [32, 32, 32],
+    "learning_rate": 0.01,
+    "sw_batch_size": 8,
+}
+
 
 def places(folder: Path) -> dict[str, str]:
     """Settings that make a run write into a folder."""
