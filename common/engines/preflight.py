@@ -75,6 +75,23 @@ def check_patch_size(network: nn.Module, roi_size: Sequence[int]) -> None:
         )
 
 
+def check_multiple(roi_size: Sequence[int], multiple: int) -> None:
+    """Refuse a patch that a network cannot halve as often as it has to, before the network is built.
+
+    Args:
+        roi_size: edge lengths of the patch in voxels.
+        multiple: what has to divide them.
+
+    Raises:
+        InputError: it does not.
+    """
+    if any(edge < multiple or edge % multiple for edge in roi_size):
+        nearest = [max(multiple, round(edge / multiple) * multiple) for edge in roi_size]
+        raise InputError(
+            f"roi_size: expected multiples of {multiple}, such as {nearest}, found {list(roi_size)}"
+        )
+
+
 def _on_meta(network: nn.Module) -> nn.Module:
     # Named in the memo, tensors are replaced instead of copied: no second set of weights in memory.
     tensors = chain(network.parameters(), network.buffers())

@@ -7,7 +7,7 @@ import torch
 from monai.networks.nets import UNet
 from torch import nn
 
-from common.engines.preflight import check_batch_norm, check_patch_size
+from common.engines.preflight import check_batch_norm, check_multiple, check_patch_size
 from common.errors import InputError
 from common.networks.kcbac import KCBACNet
 
@@ -95,3 +95,9 @@ def test_patches_that_the_network_would_pad_are_warned_of(roi_size, is_warned, c
     network = KCBACNet(2, 1, 2, base_width=2, num_scales=3)  # 2 ** (3 + 2 - 1) = 16
     check_patch_size(network, roi_size)
     assert ("expected multiples of 16" in caplog.text) == is_warned
+
+
+def test_a_patch_that_cannot_be_halved_often_enough_is_refused():
+    check_multiple([64, 32, 96], 32)
+    with pytest.raises(InputError, match=r"multiples of 32, such as \[64, 32, 96\], found \[50, 8, 96\]"):
+        check_multiple([50, 8, 96], 32)
