@@ -30,7 +30,7 @@ FIND_PYTHON := for python in $(PYTHON) python3 python3.12 python3.11 python3.10 
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null && break; done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-bundles test-slow lint fmt smoke train evaluate infer label table package
+.PHONY: help setup demo test test-bundles test-slow lint fmt smoke train evaluate infer label table verify export package
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -69,6 +69,12 @@ label: setup ## serve BUNDLE="kcbac_mmwhs ..." to viewers with MONAI Label: ARGS
 	$(PY) -m tools.label_server $(BUNDLE) $(ARGS)
 table: setup ## run a table of BUNDLE's paper: TABLE=3 (none: list them), ARGS="--dataset_dir ... --seeds 0 1"
 	$(PY) -m tools.reproduce --bundle_dir "bundles/$(BUNDLE)" $(if $(TABLE),--table $(TABLE)) \
+		$(if $(WITH),--with $(WITH)) $(ARGS)
+verify: setup ## check BUNDLE, a name or any folder: metadata, network, properties, export, README
+	$(PY) -m tools.verify_bundle --bundle_dir "$(firstword $(wildcard bundles/$(BUNDLE)) $(BUNDLE))" \
+		$(if $(PHANTOM_$(BUNDLE)),--generate "$(PHANTOM_$(BUNDLE))" --shrink preset_laptop smoke) $(ARGS)
+export: setup ## write the network of BUNDLE as TorchScript, ONNX and PT2 with a comparison: WITH=as_trained
+	$(PY) -m tools.export_bundle --bundle_dir "bundles/$(BUNDLE)" --output_dir "dist/export/$(BUNDLE)" \
 		$(if $(WITH),--with $(WITH)) $(ARGS)
 package: setup ## pack BUNDLE and the package common into dist/
 	$(PY) tools/package_bundle.py "$(BUNDLE)"

@@ -13,7 +13,6 @@ import numpy as np
 import pydicom
 from monai.config import PathLike
 from pydicom.misc import is_dicom
-from pydicom.pixels import get_decoder
 
 from common.data.image_files import existing_folder, joined
 from common.errors import InputError, raise_problems
@@ -150,6 +149,8 @@ def _slice_problems(path: Path, header: pydicom.Dataset) -> list[str]:
 def _decoder_hint(syntax: pydicom.uid.UID) -> str:
     """How to get rid of a compression, naming the packages that pydicom would need for it."""
     try:
+        from pydicom.pixels import get_decoder  # pydicom 3; the environment of MONAI Label has 2
+
         packages = get_decoder(syntax).missing_dependencies
     except NotImplementedError:
         return "convert the series to an uncompressed one"
