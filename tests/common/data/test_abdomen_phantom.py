@@ -87,7 +87,7 @@ def test_published_splits_of_synapse_apply(repository, tmp_path):
     write_synapse(tmp_path, size=(10, 10, 8))
     split = repository / "bundles" / "skc_synapse" / "splits" / "synapse_20.json"
     streams = published_split(synapse(str(tmp_path)), split, tmp_path / "split.json")
-    assert [len(cases) for cases in streams.values()] == [4, 16, 4, 6]
+    assert [len(cases) for cases in streams.values()] == [4, 16, 4, 6, 0]
 
 
 @pytest.mark.slow
