@@ -96,7 +96,7 @@ def test_published_splits_of_amos_apply(repository, tmp_path):
     write_amos(tmp_path, split)
     cases = amos(str(tmp_path))
     streams = published_split(cases, split, tmp_path / "split.json")
-    assert [len(cases) for cases in streams.values()] == [10, 206, 24, 120]
+    assert [len(cases) for cases in streams.values()] == [10, 206, 24, 120, 0]
     assert {case["id"] for case in cases if "imagesVa" in case["image"]} == {
         case["id"] for case in streams["test"]
     }
