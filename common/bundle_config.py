@@ -14,6 +14,7 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow, ReferenceResolver
 from monai.bundle.utils import ID_SEP_KEY
 
+import common
 from common.errors import InputError, raise_problems
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,10 @@ logger = logging.getLogger(__name__)
 COMPLETE_FILES = ("train.json", "inference.json")
 SECTIONS = ("train", "validate")
 RUN_LISTS = ("initialize", "run", "finalize", "training", "evaluating", "inferring")
+# MONAI's federated client adds this to every configuration, for trackers.
+ADDED_BY_MONAI = ("run_name",)
+# Written beside `configs` by `make package`.
+RELEASE_FILE = "release.json"
 
 
 def check_overrides() -> None:
@@ -37,12 +42,13 @@ def check_overrides() -> None:
     neither file, nothing is checked.
 
     Raises:
-        InputError: names every unknown setting and the nearest known one.
+        InputError: names every unknown setting and the nearest known one; or see :func:`check_release`.
     """
     workflow = running_workflow()
     if workflow is None:
         logger.debug("settings not checked: no workflow is running")
         return
+    check_release(Path(workflow.config_root_path).parent)
     config = workflow.parser.get()
     complete = _complete_configs(Path(workflow.config_root_path))
     if not any(set(base) <= set(config) for base in complete.values()):
@@ -52,7 +58,7 @@ def check_overrides() -> None:
         return
     # Presets serve training and inference alike, so a setting of either complete file is a known one.
     known = {path for base in complete.values() for path in _settings(base)}
-    known |= {*RUN_LISTS, workflow.init_id, workflow.run_id, workflow.final_id}
+    known |= {*RUN_LISTS, *ADDED_BY_MONAI, workflow.init_id, workflow.run_id, workflow.final_id}
     references = list(_references(config))
     unknown = [
         path
@@ -60,6 +66,29 @@ def check_overrides() -> None:
         if path not in known and not path.startswith("_") and not _is_used(path, references)
     ]
     raise_problems("configuration", [_describe(path, known) for path in unknown])
+
+
+def check_release(bundle_dir: str | os.PathLike[str]) -> None:
+    """Refuse a package that was made with another version of ``common`` than the one that is running.
+
+    Every package brings its own copy; the first one that a process imports serves all packages in it.
+
+    Args:
+        bundle_dir: the bundle's folder. Without ``release.json`` it is no package, and nothing is checked.
+
+    Raises:
+        InputError: the versions differ.
+    """
+    file = Path(bundle_dir).expanduser() / RELEASE_FILE
+    if not file.is_file():
+        return
+    packed = json.loads(file.read_text(encoding="utf-8"))["common_version"]
+    if packed != common.__version__:
+        raise InputError(
+            f"{file}: expected a package made with common {common.__version__}, which this process has from"
+            f" {Path(common.__file__).parent}, found one made with {packed}; use packages of one release"
+            " together, or a process for each"
+        )
 
 
 def inference_config(
@@ -73,8 +102,9 @@ def inference_config(
         overrides: settings that have the last word.
 
     Raises:
-        InputError: a config file does not exist.
+        InputError: a config file does not exist; or see :func:`check_release`.
     """
+    check_release(bundle_dir)
     configs = Path(bundle_dir).expanduser() / "configs"
     files = [configs / "inference.json"]
     files += [Path(name) if Path(name).is_file() else configs / name for name in overlays]

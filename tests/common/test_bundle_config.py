@@ -6,7 +6,8 @@ import logging
 import pytest
 from monai.bundle import ConfigParser, ConfigWorkflow, run
 
-from common.bundle_config import check_overrides
+import common
+from common.bundle_config import check_overrides, inference_config
 from common.errors import InputError
 
 TRAIN = {
@@ -78,6 +79,7 @@ def test_complete_files_pass(configs):
         {"train#trainer#max_epochs": 1, "validate#dataset#data": [{"image": "a"}], "train#handlers": []},
         {"class_names": ["other"]},
         {"_note": "anything"},
+        {"run_name": "site-1_20261121"},
         {"width": 8, "network_def::out_channels": "@width"},
         {"sizes": {"width": 8}, "network_def::out_channels": "$@sizes::width + 1"},
         {"train::note": "anything", "class_names": "@train"},
@@ -156,3 +158,20 @@ def test_configuration_of_other_origin_is_not_checked(configs, tmp_path, caplog)
     with caplog.at_level(logging.DEBUG):
         initialize(own)
     assert "settings not checked" in caplog.text
+
+
+def test_package_of_the_running_version_passes(configs):
+    write(configs.parent / "release.json", {"common_version": common.__version__})
+    initialize(configs / "train.json")
+    inference_config(configs.parent)
+
+
+def test_package_of_another_version_is_refused(configs):
+    release = write(configs.parent / "release.json", {"common_version": "9.0.0"})
+    with pytest.raises(RuntimeError, match="Failed to evaluate") as caught:
+        initialize(configs / "train.json")
+    message = str(caught.value.__cause__)
+    assert message.startswith(f"{release}: expected a package made with common {common.__version__}, which")
+    assert "found one made with 9.0.0" in message
+    with pytest.raises(InputError, match="found one made with 9.0.0"):
+        inference_config(configs.parent)
