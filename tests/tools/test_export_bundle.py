@@ -170,6 +170,7 @@ def test_a_network_that_cannot_be_exported_is_one_line(tmp_path, monkeypatch):
 def test_missing_weights_are_one_line(tmp_path, capsys):
     command = ["--bundle_dir", str(REPOSITORY / "bundles" / "crossdomain_liver")]
     command += ["--output_dir", str(tmp_path / "out"), "--checkpoint", str(tmp_path / "gone.pt")]
+    command += ["--formats", "torchscript"]
     assert main(command) == 1
     message = capsys.readouterr().err
     assert message.startswith(f"error: {tmp_path / 'gone.pt'}: expected trained weights")
