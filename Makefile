@@ -16,7 +16,7 @@ PYTHON ?=
 
 # What generates a small data set in the layout that each bundle trains on.
 PHANTOM_kcbac_mmwhs := write_mmwhs --num_cases 5
-PHANTOM_m2snet_polyp := write_polyp_pranet
+PHANTOM_m2snet_polyp := write_polyp_pranet --num_test 2
 PHANTOM_dmnet_kits := write_kits19 --num_cases 30
 PHANTOM_skc_synapse := write_synapse
 PHANTOM_crossdomain_liver := write_chaos --num_ct 9 --num_mr 9 --ct_slices 6 --mr_slices 6
