@@ -112,3 +112,50 @@ class CaseMetrics(ABC):
         """Set a metric to the mean of its finite values (cases, K): over cases or groups, then classes."""
         engine.state.metric_details[name] = details
         engine.state.metrics[name] = mean_over_classes(self._groups.mean(details.numpy()))
+
+
+class MaskMetrics(CaseMetrics):
+    """Metrics of label maps that may also be a key metric, which MONAI attaches under a name.
+
+    Args:
+        num_classes: K, background included.
+        prefix: start of all names.
+        prediction_key: entry of the decollated output with class indices.
+        reference_key: likewise, on the same grid.
+
+    Raises:
+        InputError: fewer than two classes; attached under a name that is not published.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        prefix: str = "val_",
+        prediction_key: str = "pred",
+        reference_key: str = "label",
+    ) -> None:
+        super().__init__(prefix)
+        if num_classes < 2:
+            raise InputError(f"num_classes: expected at least 2, background included, found {num_classes}")
+        self.num_classes = num_classes
+        self.keys = prediction_key, reference_key
+
+    @property
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Of all metrics, without prefix."""
+
+    def attach(self, engine: Engine, name: str | None = None) -> None:
+        """Register with an evaluator whose output is decollated and postprocessed.
+
+        Args:
+            engine: the evaluator.
+            name: under which MONAI attaches a key metric or an additional one; None for a handler.
+
+        Raises:
+            InputError: nothing of this name is published.
+        """
+        names = [self.prefix + known for known in self.names]
+        if name is not None and name not in names:
+            raise InputError(f"key_val_metric: expected one of {', '.join(names)}, found {name!r}")
+        super().attach(engine)

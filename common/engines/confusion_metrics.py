@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ignite.engine import Engine
 
-from common.engines.case_metrics import CaseMetrics
+from common.engines.case_metrics import MaskMetrics
 from common.errors import InputError
 from common.metrics.averages import mean_over_classes
 from common.metrics.confusion import confusion_matrix, dice_per_class, iou_per_class
@@ -12,7 +12,7 @@ from common.metrics.confusion import confusion_matrix, dice_per_class, iou_per_c
 NAMES = ("miou", "mdice", "foreground_iou", "foreground_dice", "image_miou")
 
 
-class ConfusionMetrics(CaseMetrics):
+class ConfusionMetrics(MaskMetrics):
     """Sum one confusion matrix over all images and processes, and report IoU and Dice of it.
 
     After each epoch ``engine.state.metrics`` holds, each name after ``prefix``: ``miou`` and ``mdice``, means
@@ -40,33 +40,10 @@ class ConfusionMetrics(CaseMetrics):
             that differ or are not (1, spatial...), or values that are no class indices.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        prefix: str = "val_",
-        prediction_key: str = "pred",
-        reference_key: str = "label",
-    ) -> None:
-        super().__init__(prefix)
-        if num_classes < 2:
-            raise InputError(f"num_classes: expected at least 2, background included, found {num_classes}")
-        self.num_classes = num_classes
-        self.keys = prediction_key, reference_key
-
-    def attach(self, engine: Engine, name: str | None = None) -> None:
-        """Register with an evaluator whose output is decollated and postprocessed.
-
-        Args:
-            engine: the evaluator.
-            name: under which MONAI attaches a key metric or an additional one; None for a handler.
-
-        Raises:
-            InputError: nothing of this name is published.
-        """
-        names = [self.prefix + known for known in NAMES]
-        if name is not None and name not in names:
-            raise InputError(f"key_val_metric: expected one of {', '.join(names)}, found {name!r}")
-        super().attach(engine)
+    @property
+    def names(self) -> list[str]:
+        """Of all metrics."""
+        return list(NAMES)
 
     def _measure(self, engine: Engine) -> None:
         for case in engine.state.output:

@@ -10,14 +10,14 @@ import torch
 from ignite.engine import Engine
 from monai.utils import convert_to_numpy
 
-from common.engines.case_metrics import CaseMetrics
+from common.engines.case_metrics import MaskMetrics
 from common.errors import InputError
 from common.metrics.resized_grid import dice_percent, selection_dice, surface_distance_vox
 
 Measure = Callable[[np.ndarray, np.ndarray], float]
 
 
-class _MaskMetrics(CaseMetrics):
+class _MeasuredMasks(MaskMetrics):
     """Measure every foreground class of every case; all values are finite, and all count.
 
     Args:
@@ -31,38 +31,15 @@ class _MaskMetrics(CaseMetrics):
             that differ or are not (1, D, H, W), or values that are no class indices.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        prefix: str = "val_",
-        prediction_key: str = "pred",
-        reference_key: str = "label",
-    ) -> None:
-        super().__init__(prefix)
-        if num_classes < 2:
-            raise InputError(f"num_classes: expected at least 2, background included, found {num_classes}")
-        self.num_classes = num_classes
-        self.keys = prediction_key, reference_key
-
     @property
     @abstractmethod
     def measures(self) -> dict[str, Measure]:
         """What is measured, by name without prefix."""
 
-    def attach(self, engine: Engine, name: str | None = None) -> None:
-        """Register with an evaluator whose output is decollated and postprocessed.
-
-        Args:
-            engine: the evaluator.
-            name: under which MONAI attaches a key metric or an additional one; None for a handler.
-
-        Raises:
-            InputError: nothing of this name is published.
-        """
-        names = [self.prefix + known for known in self.measures]
-        if name is not None and name not in names:
-            raise InputError(f"key_val_metric: expected one of {', '.join(names)}, found {name!r}")
-        super().attach(engine)
+    @property
+    def names(self) -> list[str]:
+        """Of the measures."""
+        return list(self.measures)
 
     def _measure(self, engine: Engine) -> None:
         for case in engine.state.output:
@@ -94,7 +71,7 @@ class _MaskMetrics(CaseMetrics):
             self._publish_details(engine, self.prefix + name, details)
 
 
-class ResizedGridMetrics(_MaskMetrics):
+class ResizedGridMetrics(_MeasuredMasks):
     """Report Dice and ASD as the tables of SKCDF and the methods it compares with count them.
 
     After each epoch ``engine.state.metric_details`` holds float64 (cases, K - 1), without background,
@@ -113,7 +90,7 @@ class ResizedGridMetrics(_MaskMetrics):
         return {"resized_dice": dice_percent, "resized_asd": surface_distance_vox}
 
 
-class SelectionDice(_MaskMetrics):
+class SelectionDice(_MeasuredMasks):
     """Report the Dice by which the best epoch is chosen, on the central patch of every validation scan.
 
     The crop is for the transforms to make. After each epoch ``engine.state.metric_details`` holds float64
