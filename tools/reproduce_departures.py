@@ -120,8 +120,21 @@ def _data(plan: Plan, results: Mapping[str, Any]) -> str:
             continue
         shown = ", ".join(map(str, sorted(counts)))
         text += f" OTHER TEST CASES ({name}): {shown}, in the paper {evaluation.test_cases}."
+    text += _other_structures(plan, results)
     if agreed:
         text += " The number of test cases is the paper's; whether they are the same ones is not checked."
+    return text
+
+
+def _other_structures(plan: Plan, results: Mapping[str, Any]) -> str:
+    text = ""
+    for name in plan.table.evaluations:
+        found = {tuple(run["classes"].get(name, ())) for run in results["runs"]} - {()}
+        for classes in sorted(found):
+            foreign = plan.table.foreign_structures(classes)
+            if foreign:
+                here, there = ", ".join(classes), ", ".join(foreign)
+                text += f" OTHER STRUCTURES ({name}): {here}; the paper's {there} are not in these data."
     return text
 
 

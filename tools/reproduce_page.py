@@ -12,7 +12,7 @@ from tools.bundle_command import shell_line
 from tools.reproduce_departures import departures
 from tools.reproduce_document import Document
 from tools.reproduce_plot import draw
-from tools.reproduce_results import results
+from tools.reproduce_results import results, shown_figures
 from tools.reproduce_runs import Plan
 from tools.reproduce_tables import Figure
 
@@ -63,7 +63,7 @@ def page(plan: Plan, found: Mapping[str, Any], plot: bytes) -> Document:
     _add_overview(document, found, table.headline)
     document.picture(plot, PLOT, "The paper's numbers and ours")
     document.heading("All numbers")
-    _add_all(document, found, table.figures)
+    _add_all(document, found, shown_figures(table, found["runs"]))
     document.heading("Runs")
     _add_runs(document, plan, found)
     return document

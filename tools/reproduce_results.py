@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tools.reproduce_runs import FAILED, FINISHED, Plan, Run
-from tools.reproduce_tables import MEAN, REPORT, Figure, Row
+from tools.reproduce_tables import MEAN, REPORT, Figure, Row, Table
 
 NOT_STARTED, CUT_OFF = "not started", "begun, not finished"
 
@@ -68,8 +68,22 @@ def results(plan: Plan) -> dict[str, Any]:
             "settings": dict(plan.overrides),
         },
         "runs": runs,
-        "rows": [_row_result(row, table.figures, runs) for row in table.rows],
+        "rows": [_row_result(row, known_figures(table, runs), runs) for row in table.rows],
     }
+
+
+def known_figures(table: Table, runs: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """The table's numbers, and those of structures that only the data of these runs have."""
+    own = [f for run in runs for classes in run["classes"].values() for f in table.figures_of(classes)]
+    # Columns hold lists, so figures are told apart by their titles.
+    return list({figure.title: figure for figure in [*table.figures, *own]}.values())
+
+
+def shown_figures(table: Table, runs: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """All numbers but those of structures that no run has, once there is a run."""
+    classes = {name for run in runs for names in run["classes"].values() for name in names}
+    known = known_figures(table, runs)
+    return [f for f in known if not classes or not f.is_of_structure or f.structure in classes]
 
 
 def run_result(run: Run) -> dict[str, Any]:
@@ -78,13 +92,14 @@ def run_result(run: Run) -> dict[str, Any]:
     training = record["training"]
     evaluations = {name: record["evaluations"].get(name, {}) for name in run.plan.table.evaluations}
     problems = [part["error"] for part in (training, *evaluations.values()) if "error" in part]
-    figures, cases = {}, {}
+    figures, cases, classes = {}, {}, {}
     for name in evaluations:
         if run.is_evaluated(name):
             found, missing = _numbers(run, name)
             figures |= found
             problems += [{"missing": missing, "log": str(run.evaluation_folder(name))}] if missing else []
-            cases[name] = _test_cases(run, name)
+            report = _report(run, name)
+            cases[name], classes[name] = report.get("cases"), report.get("classes", [])
     return {
         "row": run.row.id,
         "seed": run.seed,
@@ -96,6 +111,7 @@ def run_result(run: Run) -> dict[str, Any]:
         "settings": training.get("settings"),
         "made_with": training.get("made_with"),
         "test_cases": cases,
+        "classes": classes,
         "figures": figures,
         "problems": problems,
     }
@@ -113,7 +129,8 @@ def _state(run: Run, training: Mapping[str, Any], evaluations: Mapping[str, Mapp
 def _numbers(run: Run, evaluation: str) -> tuple[dict[str, float | None], list[str]]:
     """Figures that an evaluation measured, in the paper's unit, and titles of those that it should have."""
     found, missing = {}, []
-    for figure in run.plan.table.figures:
+    table, classes = run.plan.table, _report(run, evaluation).get("classes")
+    for figure in table.figures if classes is None else table.figures_of(classes):
         if not figure.column.is_measured or figure.column.evaluation != evaluation:
             continue
         try:
@@ -140,9 +157,10 @@ def _number(run: Run, figure: Figure) -> float | None:
     return found["values"][content["classes"].index(figure.structure)]
 
 
-def _test_cases(run: Run, evaluation: str) -> int | None:
+def _report(run: Run, evaluation: str) -> dict[str, Any]:
+    """What an evaluation reports, empty if it wrote other files only."""
     file = run.evaluation_folder(evaluation) / REPORT
-    return json.loads(file.read_text(encoding="utf-8"))["cases"] if file.is_file() else None
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def _row_result(row: Row, figures: Sequence[Figure], runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

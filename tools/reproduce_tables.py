@@ -112,6 +112,11 @@ class Figure(NamedTuple):
         name = self.column.name if self.structure == MEAN else f"{self.column.name} {self.structure}"
         return f"{name} [{self.column.unit}]" if self.column.unit else name
 
+    @property
+    def is_of_structure(self) -> bool:
+        """Whether it is the number of one class of the report."""
+        return self.column.metric is not None and not self.column.path and self.structure != MEAN
+
     def of_paper(self, row: Row) -> float | None:
         """The paper's number of a row, ``None`` if it has none."""
         return self._value(row.paper)
@@ -122,7 +127,9 @@ class Figure(NamedTuple):
 
     def _value(self, numbers: Mapping[str, Sequence[float | None]]) -> float | None:
         found = numbers.get(self.column.name)
-        return None if found is None else found[list(self.column.structures).index(self.structure)]
+        if found is None or self.structure not in self.column.structures:
+            return None
+        return found[list(self.column.structures).index(self.structure)]
 
 
 @dataclass(frozen=True)
@@ -165,6 +172,23 @@ class Table:
     def figures(self) -> list[Figure]:
         """All numbers of a row."""
         return [Figure(column, name) for column in self.columns for name in column.structures]
+
+    def foreign_structures(self, classes: Sequence[str]) -> list[str]:
+        """Structures of the table that data with these classes do not have."""
+        named = [f.structure for f in self.figures if f.is_of_structure]
+        return [name for name in dict.fromkeys(named) if name not in classes]
+
+    def figures_of(self, classes: Sequence[str]) -> list[Figure]:
+        """Numbers of a row on data with these classes.
+
+        Where a structure of the table is missing there, the data are other ones: then what they have instead
+        takes the place of the table's structures.
+        """
+        foreign = self.foreign_structures(classes)
+        kept = [f for f in self.figures if not (f.is_of_structure and f.structure in foreign)]
+        columns = list(dict.fromkeys(f.column.name for f in self.figures if f.is_of_structure))
+        own = [Figure(c, name) for c in self.columns if foreign and c.name in columns for name in classes]
+        return kept + [figure for figure in own if figure not in kept]
 
     @property
     def headline(self) -> list[Figure]:

@@ -42,8 +42,9 @@ CONFIGS = {
 class FakeRuns:
     """Stands in for processes: writes what a training or an evaluation would leave behind."""
 
-    def __init__(self, dice=0.5, cases=4, fails=(), cut_off=()):
+    def __init__(self, dice=0.5, cases=4, fails=(), cut_off=(), classes=("LV", "RV")):
         self.dice, self.cases, self.fails, self.cut_off = dice, cases, fails, list(cut_off)
+        self.classes = list(classes)
         self.jobs = []
 
     def __call__(self, job, poll):
@@ -79,7 +80,7 @@ class FakeRuns:
             },
             "IoU": {"metric": "val_iou", "values": [None, None], "mean": 0.6, "missing": [0, 0]},
         }
-        report = {"grid": "native", "cases": self.cases, "classes": ["LV", "RV"], "columns": columns}
+        report = {"grid": "native", "cases": self.cases, "classes": self.classes, "columns": columns}
         (folder / "report.json").write_text(json.dumps(report))
 
 

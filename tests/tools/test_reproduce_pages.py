@@ -39,6 +39,27 @@ def test_a_report_without_the_number_is_told(toy, capsys):
     assert "no number for IoU [%]" in capsys.readouterr().err
 
 
+def test_other_structures_take_the_place_of_the_tables(toy, capsys):
+    assert toy("--rows full", FakeRuns(dice=0.6, classes=("head", "tail"))) == 0
+    found = figures(toy, "full")
+    # The fake report has 0.6 and 0.1 for its two structures.
+    assert (found["Dice head"]["mean"], found["Dice tail"]["mean"]) == (0.6, 0.1)
+    assert found["Dice head"]["paper"] is None
+    assert found["Dice LV"]["n"] == 0
+    data = results(toy)["departures"][0]["text"]
+    assert "OTHER STRUCTURES (test): head, tail; the paper's LV are not in these data" in data
+    page = (toy.pages / "table.md").read_text()
+    assert "| Full | Dice tail | - | 0.100 | 1 | - |" in page
+    assert "| Full | Dice LV" not in page
+    assert "Problem in" not in page
+
+
+def test_data_with_the_tables_structures_and_more_keep_its_figures(toy):
+    toy("--rows full", FakeRuns())
+    assert "Dice RV" not in figures(toy, "full")
+    assert "OTHER STRUCTURES" not in results(toy)["departures"][0]["text"]
+
+
 def test_the_box_tells_what_differs(toy):
     toy(
         "--rows full --seeds 4 --with preset_tiny --set pretrained=False network_def={'k':2}",
