@@ -2,19 +2,25 @@
 
     python -m benchmarks.frozen_speed --methods kcbac,m2snet,dmnet,crossdomain,skcdf --repeats 3 --threads 1
 
+    python -m benchmarks.frozen_speed --methods crossdomain --compiled True
+
 Frozen: TorchScript with the weights as constants (``torch.jit.optimize_for_inference``). Its convolutions and
 their activations are those of oneDNN, whatever their size, and have their weights rearranged once; otherwise
 PyTorch does that in every pass, and takes another, slower way for small features. Nothing else changes.
+Compiled: ``torch.compile`` with frozen weights, which needs a C++ compiler and up to minutes per network.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+import torch._inductor.config as inductor
 from monai.utils import ensure_tuple
 from torch import Tensor, nn
 
@@ -84,6 +90,23 @@ def frozen(network: nn.Module, image: Tensor) -> nn.Module:
     return script
 
 
+@torch.no_grad()
+def as_compiled(form: Form, image: Tensor) -> Form:
+    """A form of a network as ``torch.compile`` makes it for this processor; the title tells how long it took.
+
+    Args:
+        form: in evaluation mode.
+        image: of the size that it is compiled for.
+    """
+    start_s = time.perf_counter()
+    network = torch.compile(copy.deepcopy(form.network))
+    with inductor.patch(freezing=True):
+        network(image.contiguous(memory_format=form.memory_format))
+    return Form(
+        f"{form.title}, compiled in {time.perf_counter() - start_s:.0f} s", network, form.memory_format
+    )
+
+
 def forms_of(network: nn.Module, forms: Callable[[nn.Module], list[Form]], image: Tensor) -> list[Form]:
     """The plain form, all deployment forms, and the frozen one.
 
@@ -98,7 +121,11 @@ def forms_of(network: nn.Module, forms: Callable[[nn.Module], list[Form]], image
 
 
 def frozen_speed(
-    methods: str | Sequence[str] = tuple(METHODS), batch: int = 1, repeats: int = 3, threads: int = 1
+    methods: str | Sequence[str] = tuple(METHODS),
+    batch: int = 1,
+    repeats: int = 3,
+    threads: int = 1,
+    compiled: bool = False,
 ) -> str:
     """Compare the forms of networks in evaluation mode.
 
@@ -107,6 +134,7 @@ def frozen_speed(
         batch: images at a time.
         repeats: timed runs of each form.
         threads: of PyTorch. Times are those of the processor, summed over the threads.
+        compiled: also compile the deployment forms.
 
     Returns:
         The machine and a table for each method, as text.
@@ -121,7 +149,9 @@ def frozen_speed(
         )
         image = torch.randn(batch, channels, *edges, generator=torch.Generator().manual_seed(0))
         title = f"{name}, {batch} x {' x '.join(map(str, edges))}, {repeats} repeats"
-        parts.append(f"{title}\n\n{form_table(forms_of(network, method.forms, image), image, repeats)}")
+        forms = forms_of(network, method.forms, image)
+        forms += [as_compiled(form, image) for form in forms[1:-1] if compiled]
+        parts.append(f"{title}\n\n{form_table(forms, image, repeats)}")
     return "\n\n".join(parts)
 
 

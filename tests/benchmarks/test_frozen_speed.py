@@ -58,3 +58,16 @@ def test_command_line_prints_the_machine_and_a_table_per_method(monkeypatch, cap
     assert f"1 thread(s), PyTorch {torch.__version__}" in printed
     assert "one, 1 x 32 x 32, 1 repeats" in printed
     assert printed.count("| deployment form, frozen |") == 1
+
+
+def test_compiled_forms_are_added_when_asked_for_and_agree(monkeypatch, capsys):
+    # Compiling takes a C++ compiler and a minute; the graph that it would compile runs as it is here.
+    plainly = functools.partial(torch.compile, backend="eager")
+    monkeypatch.setattr(torch, "compile", plainly)
+    build = functools.partial(CrossDomainUNet, widths=(2, 2, 2, 2, 2))
+    small = Method(build, METHODS["crossdomain"].forms, (3, 32, 32), (32, 32))
+    monkeypatch.setattr(frozen_speed, "METHODS", {"one": small})
+    fire.Fire(frozen_speed.frozen_speed, ["--methods", "one", "--repeats", "1", "--compiled", "True"])
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "compiled in" in line]
+    assert [line[0].split(",")[0] for line in lines] == ["| folded", "| folded + channels_last"]
+    assert all(float(line[5]) < 1e-4 for line in lines)
