@@ -30,7 +30,7 @@ FIND_PYTHON := for python in $(PYTHON) python3 python3.12 python3.11 python3.10 
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null && break; done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-bundles test-slow lint fmt smoke train evaluate infer label table verify export package
+.PHONY: help setup demo test test-bundles test-slow lint fmt smoke train evaluate infer label table verify export package try
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -76,5 +76,7 @@ verify: setup ## check BUNDLE, a name or any folder: metadata, network, properti
 export: setup ## write the network of BUNDLE as TorchScript, ONNX and PT2 with a comparison: WITH=as_trained
 	$(PY) -m tools.export_bundle --bundle_dir "bundles/$(BUNDLE)" --output_dir "dist/export/$(BUNDLE)" \
 		$(if $(WITH),--with $(WITH)) $(ARGS)
-package: setup ## pack BUNDLE and the package common into dist/
-	$(PY) tools/package_bundle.py "$(BUNDLE)"
+package: setup ## pack BUNDLE and the package common into dist/: ARGS="--model_dir ..."
+	$(PY) tools/package_bundle.py "$(BUNDLE)" $(ARGS)
+try: setup ## try BUNDLE's package in a fresh environment: ARGS="--model_dir ... --image ... --transcript out.md"
+	$(PY) -m tools.try_package "$(BUNDLE)" $(ARGS)

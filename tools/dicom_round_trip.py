@@ -208,15 +208,23 @@ def find_seg(service: str, study_uid: str, series_uid: str) -> pydicom.Dataset:
     return received
 
 
-def _compare(seg: pydicom.Dataset, mask: nib.Nifti1Image) -> None:
+def compared(seg: pydicom.Dataset, mask: nib.Nifti1Image) -> tuple[list[str], int]:
+    """What a SEG holds, one line each, and in how many voxels it differs from a mask."""
     expected = np.asarray(mask.dataobj)
     found = segments_on_grid(seg, mask.affine, mask.shape)
+    lines = []
     for item in seg.SegmentSequence:
         kind = item.SegmentedPropertyTypeCodeSequence[0]
         code = f"{kind.CodingSchemeDesignator} {kind.CodeValue}"
-        print(f"segment {item.SegmentLabel}: {kind.CodeMeaning} ({code})")
+        lines.append(f"segment {item.SegmentLabel}: {kind.CodeMeaning} ({code})")
     different = int((found != expected).sum())
-    print(f"{int((found > 0).sum())} voxels in {seg.NumberOfFrames} frames came back, {different} differ")
+    counted = f"{int((found > 0).sum())} voxels in {seg.NumberOfFrames} frames"
+    return [*lines, f"{counted} came back, {different} differ"], different
+
+
+def _compare(seg: pydicom.Dataset, mask: nib.Nifti1Image) -> None:
+    lines, different = compared(seg, mask)
+    print(*lines, sep="\n", flush=True)
     if different:
         raise InputError(f"expected the mask that was stored, found {different} different voxels")
 

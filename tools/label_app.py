@@ -152,6 +152,7 @@ class BundleApp(MONAILabelApp):
             if isinstance(image, str) and Path(image).is_dir():
                 from common.data.dicom import single_series
 
+                image = request["image"] = str(_innermost(Path(image)))
                 single_series(image)
             return super().infer(request, datastore)
         except Exception as error:
@@ -185,6 +186,13 @@ class BundleApp(MONAILabelApp):
             check_name(image, "image")
         elif not self.datastore().get_image_uri(image):
             raise RefusedError(f"image: there is no {image!r} in the studies")
+
+
+def _innermost(folder: Path) -> Path:
+    # An archive usually holds the folder of the series, not the bare files.
+    while len(inside := list(folder.iterdir())) == 1 and inside[0].is_dir() and not inside[0].is_symlink():
+        folder = inside[0]
+    return folder
 
 
 def _checked_add_image(add_image: Any) -> Any:

@@ -4,7 +4,8 @@
 
 The configs are shipped exactly as they were tested: ``common`` lies unchanged at the root of the bundle.
 There are also `requirements.txt`, the model card and `release.json`, which names the version of ``common``.
-Packing the same files twice gives the same archive, byte by byte. Weights in ``models`` go along.
+Packing the same files twice gives the same archive, byte by byte. Weights in ``models`` go along, or with
+``--model_dir`` those of a training elsewhere, in their place.
 """
 
 from __future__ import annotations
@@ -49,29 +50,43 @@ def bundle_version(metadata: Mapping[str, Any]) -> str:
     return metadata["version"]
 
 
-def bundle_files(bundle: str, repository: Path = REPOSITORY) -> dict[str, Path]:
+def bundle_files(
+    bundle: str, repository: Path = REPOSITORY, model_dir: Path | None = None
+) -> dict[str, Path]:
     """Every file of a package that is copied: its path inside the bundle and where it lies now, sorted.
 
+    Args:
+        bundle: folder name under ``bundles``.
+        repository: its root.
+        model_dir: folder of a training that takes the place of the bundle's ``models``.
+
     Raises:
-        ValueError: there is no such bundle.
+        ValueError: there is no such bundle, or no ``model.pt`` in ``model_dir``.
     """
     folder = repository / "bundles" / bundle
     if not (folder / "configs" / "metadata.json").is_file():
         raise ValueError(f"bundles/{bundle}: expected a bundle with configs/metadata.json")
     files = {"LICENSE": repository / "LICENSE"}
     files.update({file.relative_to(folder).as_posix(): file for file in _kept(folder)})
+    if model_dir is not None:
+        if not (model_dir / "model.pt").is_file():
+            raise ValueError(f"--model_dir {model_dir}: expected model.pt in this folder, found none")
+        files = {name: file for name, file in files.items() if not name.startswith("models/")}
+        files.update({f"models/{file.relative_to(model_dir).as_posix()}": file for file in _kept(model_dir)})
     files.update({file.relative_to(repository).as_posix(): file for file in _kept(repository / "common")})
     return dict(sorted(files.items()))
 
 
-def package_content(bundle: str, repository: Path = REPOSITORY) -> dict[str, Path | bytes]:
+def package_content(
+    bundle: str, repository: Path = REPOSITORY, model_dir: Path | None = None
+) -> dict[str, Path | bytes]:
     """Everything in a package: its path inside the bundle, and its file or its bytes, sorted by the former.
 
     Raises:
         ValueError: no such bundle, its version is not the newest entry of its changelog, a document lacks a
             part of the model card or links to what the package does not hold, or versions disagree.
     """
-    files = bundle_files(bundle, repository)
+    files = bundle_files(bundle, repository, model_dir)
     metadata = json.loads(files["configs/metadata.json"].read_text(encoding="utf-8"))
     release = {
         "bundle": bundle,
@@ -167,21 +182,16 @@ def model_card(
     Raises:
         ValueError: the README lacks a section.
     """
-    parts = {
-        key: _section(readme, title)
-        for key, title in (
-            ("what", "What it does"),
-            ("data", "Data"),
-            ("limits", "Limits"),
-            ("licence", "Licence"),
-        )
-    }
+    titles = {"what": "What it does", "data": "Data", "limits": "Limits", "licence": "Licence"}
+    parts = {key: _section(readme, title) for key, title in titles.items()}
     references = "\n".join(f"- {reference}" for reference in metadata["references"])
     described = {**metadata, **release, **parts, "references": references}
     return CARD.read_text(encoding="utf-8").format(terms=terms, weights=weights, **described)
 
 
-def package(bundle: str, output_dir: Path, repository: Path = REPOSITORY) -> Path:
+def package(
+    bundle: str, output_dir: Path, repository: Path = REPOSITORY, model_dir: Path | None = None
+) -> Path:
     """Write ``<output_dir>/<bundle>`` and ``<output_dir>/<bundle>-<version>.zip``; replace what was there.
 
     Returns:
@@ -190,7 +200,7 @@ def package(bundle: str, output_dir: Path, repository: Path = REPOSITORY) -> Pat
     Raises:
         ValueError: see :func:`package_content`.
     """
-    content = package_content(bundle, repository)
+    content = package_content(bundle, repository, model_dir)
     version = json.loads(content["release.json"])["version"]
     output_dir.mkdir(parents=True, exist_ok=True)
     archive = output_dir / f"{bundle}-{version}.zip"
@@ -213,9 +223,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Pack a bundle with the package common.")
     parser.add_argument("bundle", help="folder name under bundles/")
     parser.add_argument("--output_dir", type=Path, default=REPOSITORY / "dist")
+    parser.add_argument("--model_dir", type=Path, help="pack the weights in this folder of a training")
     options = parser.parse_args(arguments)
     try:
-        print(package(options.bundle, options.output_dir))
+        print(package(options.bundle, options.output_dir, model_dir=options.model_dir))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -259,16 +270,12 @@ def _checksum(file: Path) -> str:
 
 def _kept(folder: Path) -> list[Path]:
     """Files below a folder without caches, results and hidden files."""
-    files = []
-    for file in folder.rglob("*"):
-        parts = file.relative_to(folder).parts
-        if (
-            file.is_file()
-            and not LEFT_OUT.intersection(parts)
-            and not any(part.startswith(".") for part in parts)
-        ):
-            files.append(file)
-    return files
+    files = ((file, file.relative_to(folder).parts) for file in folder.rglob("*") if file.is_file())
+    return [
+        file
+        for file, parts in files
+        if not LEFT_OUT.intersection(parts) and not any(part.startswith(".") for part in parts)
+    ]
 
 
 def _opened(source: Path | bytes) -> BinaryIO:

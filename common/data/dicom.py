@@ -59,6 +59,7 @@ def package_of_extra(name: str) -> ModuleType:
         raise InputError(
             f"{name.replace('_', '-')}: expected this package to be installed ({error}); get it with "
             'pip install -e ".[dicom]" -c constraints.txt'
+            f" (in a package: pip install {name.replace('_', '-')} -c requirements.txt)"
         ) from error
 
 

@@ -1,6 +1,7 @@
 """A real MONAI Label server with all bundles: starts it, asks it, trains with it, stops it."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -129,6 +130,13 @@ def test_dicom_study_is_uploaded_and_segmented(server):
     expected = [[-0.75, 0, 0, 10], [0, -0.5, 0, 5], [0, 0, 3, 0], [0, 0, 0, 1]]
     assert mask.shape == (30, 24, 12)
     np.testing.assert_allclose(mask.affine, expected, atol=1e-5)
+    # An archive usually holds the folder of the series, not the bare files.
+    archive = shutil.make_archive(str(server.folder / "zipped"), "zip", server.folder, "series")
+    status, content = server.ask("PUT", "/session/?uncompress=true", files=[("files", Path(archive))])
+    assert status == 200
+    session = json.loads(content)["session_id"]
+    zipped = nib.load(server.infer("kcbac_mmwhs", f"session_id={session}", "zipped.nii.gz"))
+    np.testing.assert_array_equal(np.asanyarray(zipped.dataobj), np.asanyarray(mask.dataobj))
 
 
 def test_series_with_a_gap_is_refused_by_name_of_the_problem(server):

@@ -185,7 +185,9 @@ def test_failed_writing_leaves_nothing(tmp_path, monkeypatch):
 
 def test_missing_package_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "highdicom", None)
-    with pytest.raises(InputError, match=r'highdicom: expected this package.*"\.\[dicom\]"'):
+    with pytest.raises(
+        InputError, match=r'highdicom: expected this package.*"\.\[dicom\]".*install highdicom -c req'
+    ):
         write_dicom_seg(np.ones((2, 2, 2), int), np.eye(4), tmp_path, SEGMENTS, ALGORITHM, tmp_path / "s.dcm")
 
 
