@@ -10,8 +10,9 @@ cut off goes on, a row that fails does not stop the others: give the same comman
 run the pages in ``<output_dir>/table_<name>`` are written anew: ``table.html``, ``table.md``,
 ``results.json``.
 
-``--with`` names overlays as everywhere, merged after the table's data set and before the row's own; ``--set``
-gives single settings, which have the last word. Both end up in the box at the top of the page.
+``--with`` names overlays as everywhere, merged after the table's data set (a data set among them takes its
+place) and before the row's own; ``--set`` gives single settings, which have the last word. Both end up in the
+box at the top of the page.
 """
 
 from __future__ import annotations

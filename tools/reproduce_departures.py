@@ -51,12 +51,17 @@ def departures(plan: Plan, results: Mapping[str, Any]) -> list[tuple[str, str]]:
 def changed_settings(plan: Plan) -> list[Change]:
     """Settings that overlays and command line give another value than the table's own files."""
     bundle, table = plan.table.bundle, plan.table
-    own = _files(bundle, table.overlays, plan)
-    settings: dict[str, Any] = {}
-    for file in own:
-        settings |= _read(plan.repository / file)
+    kept = [word for word in table.overlays if word not in plan.replaced_overlays]
+    own_files, kept_files = (_files(bundle, names, plan) for names in (table.overlays, kept))
+    new = _files(bundle, plan.shared_overlays, plan)[len(kept_files) :]
+    settings, without, set_anew = (_merged(files, plan) for files in (own_files, kept_files, new))
     changes = []
-    for file in _files(bundle, [*table.overlays, *plan.overlays], plan)[len(own) :]:
+    for file in (file for file in own_files if file not in kept_files):
+        keys = [key for key in _read(plan.repository / file) if key not in set_anew]
+        back = {key: _value(without, key) for key in keys}
+        changes += _changes(f"without {Path(file).stem}", back, settings)
+        settings |= back
+    for file in new:
         overlay = _read(plan.repository / file)
         changes += _changes(Path(file).stem, overlay, settings)
         settings |= overlay
@@ -68,6 +73,13 @@ def changed_settings(plan: Plan) -> list[Change]:
 def _files(bundle: str, overlays: Sequence[str], plan: Plan) -> list[str]:
     words = [word for word in overlays if not word.startswith("evaluate")]
     return config_files(bundle_command("train", bundle, words, repository=plan.repository))
+
+
+def _merged(files: Sequence[str], plan: Plan) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for file in files:
+        settings |= _read(plan.repository / file)
+    return settings
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from tools.bundle_command import REPOSITORY, bundle_command
 from tools.reproduce_tables import Row, Table
 
 RECORD = "run.json"
+DATA_OVERLAY = "data_"  # how overlays begin that read another data set
 FINISHED, FAILED, RUNNING = "finished", "failed", "running"
 # How fast a run goes and where it looks may change between two calls; what it learns may not.
 WITHOUT_EFFECT = ("num_workers", "cache_rate", "device", "check_data")
@@ -43,7 +44,7 @@ class Plan:
         output_dir: folder of all runs.
         seeds: one run each.
         folds: of a cross-validation; empty: the setting ``fold`` is left alone.
-        overlays: after those of the table, before those of the row.
+        overlays: after those of the table, before those of the row; one of data replaces the table's.
         overrides: further settings, as on the command line.
         repository: its root.
     """
@@ -57,6 +58,18 @@ class Plan:
     overlays: Sequence[str] = ()
     overrides: Mapping[str, str] = field(default_factory=dict)
     repository: Path = REPOSITORY
+
+    @property
+    def replaced_overlays(self) -> list[str]:
+        """Those of the table's data set, if another one was asked for."""
+        has_other_data = any(word.startswith(DATA_OVERLAY) for word in self.overlays)
+        return [word for word in self.table.overlays if has_other_data and word.startswith(DATA_OVERLAY)]
+
+    @property
+    def shared_overlays(self) -> list[str]:
+        """Of all rows, in the order of merging."""
+        kept = [word for word in self.table.overlays if word not in self.replaced_overlays]
+        return [*kept, *self.overlays]
 
     @property
     def runs(self) -> list[Run]:
@@ -112,7 +125,7 @@ class Run:
     @property
     def overlays(self) -> list[str]:
         """Of the table, of the call, of the row, in the order of merging."""
-        return [*self.plan.table.overlays, *self.plan.overlays, *(self.row.overlays or ())]
+        return [*self.plan.shared_overlays, *(self.row.overlays or ())]
 
     def training_settings(self) -> dict[str, Any]:
         """Whatever decides about the trained weights; two runs with equal ones need not both be made."""

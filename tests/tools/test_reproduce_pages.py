@@ -1,5 +1,6 @@
 """The page about a table: numbers in the paper's unit, what differs from the paper, nothing but itself."""
 
+import json
 import re
 
 import pytest
@@ -74,6 +75,21 @@ def test_the_box_tells_what_differs(toy):
     assert found["Repeats"] == ["The paper: one run. Here 1 seed(s): 4."]
     assert found["Incomplete"] == ["Rows not asked for: Small | <b>."]
     assert found["In any case"] == ["The split is ours."]
+
+
+def test_another_data_set_takes_the_place_of_the_tables(toy):
+    for name, config in {"data_mr": {"in_channels": 3, "cases": "mr"}, "data_ct": {"cases": "ct"}}.items():
+        (toy.bundle / "configs" / f"{name}.json").write_text(json.dumps(config))
+    train = toy.bundle / "configs" / "train.json"
+    train.write_text(json.dumps({**json.loads(train.read_text()), "in_channels": 1, "cases": None}))
+    table = toy.bundle / "tables" / "1.json"
+    table.write_text(json.dumps({**json.loads(table.read_text()), "overlays": ["data_mr"]}))
+    toy("--rows full --with data_ct", FakeRuns())
+    told = [item["text"] for item in results(toy)["departures"] if item["topic"] == "Other settings"]
+    assert told == ["without data_mr: in_channels 3 -> 1.", "data_ct: cases mr -> ct."]
+    (command, *_) = re.findall(r"monai.bundle run training .*", (toy.pages / "table.md").read_text())
+    assert "data_ct.json" in command
+    assert "data_mr.json" not in command
 
 
 def test_pages_stand_alone_and_escape_what_they_show(toy):
