@@ -195,6 +195,20 @@ def test_baselines_train(chaos, tmp_path, overlay):
     assert (tmp_path / "models" / "model.pt").is_file()
 
 
+def test_augmented_slices_are_finite_and_some_hold_bright_patches(chaos, tmp_path):
+    parser = ConfigParser()
+    parser.read_config(config_files(BUNDLE, "train", "augment"))
+    places_and_sizes = {"dataset_dir": str(chaos), **places(tmp_path), **TINY_CROSSDOMAIN}
+    parser.update({**places_and_sizes, "is_main": False})
+    dataset = parser.get_parsed_content("train::dataset")
+    dataset.transform.set_random_state(0)
+    drawn = [dataset[index] for index in range(len(dataset)) for _ in range(20)]
+    assert all(sample["image"].isfinite().all() for sample in drawn)
+    assert {tuple(sample["image"].shape) for sample in drawn} == {(3, 32, 32)}
+    # Bright patches of one value are what fluid looks like to the network.
+    assert any((sample["image"] == sample["image"].max()).sum() > 100 for sample in drawn)
+
+
 def test_lungs_and_infections_of_two_sources(tmp_path):
     write_covid19_ct_20(tmp_path / "data", num_per_source=5, size=(32, 32, 8))
     settings = {"dataset_dir": str(tmp_path / "data"), **places(tmp_path), **TINY_CROSSDOMAIN}
