@@ -87,7 +87,8 @@ def test_complete_files_pass(configs):
     ],
 )
 def test_settings_that_are_used_pass(configs, overrides):
-    initialize(configs / "train.json", **overrides)
+    parser = initialize(configs / "train.json", **overrides).parser
+    assert {key: parser[key] for key in overrides} == overrides
 
 
 def test_mistyped_setting_is_named_with_the_nearest(configs):
@@ -107,7 +108,8 @@ def test_every_mistyped_setting_is_named(configs):
 
 
 def test_setting_of_the_other_file_passes_for_presets(configs):
-    initialize(configs / "train.json", write(configs / "preset_gpu.json", {"output_ext": ".nii"}))
+    workflow = initialize(configs / "train.json", write(configs / "preset_gpu.json", {"output_ext": ".nii"}))
+    assert workflow.parser["output_ext"] == ".nii"
 
 
 def test_setting_that_only_uses_itself_is_refused(configs):
@@ -127,8 +129,9 @@ def test_overlays_may_add_what_they_use_but_not_more(configs, tmp_path):
 
 
 def test_lists_run_by_another_name_pass(configs):
-    initialize(configs / "train.json", run_id="sanity", sanity=["$1 + 1"])
-    initialize(configs / "train.json", finalize=["$1 + 1"])
+    workflow = initialize(configs / "train.json", run_id="sanity", sanity=["$1 + 1"])
+    assert workflow.run() == [2]
+    assert initialize(configs / "train.json", finalize=["$1 + 1"]).finalize() == [2]
 
 
 def test_tracking_adds_settings_that_pass(configs, tmp_path):
@@ -162,8 +165,8 @@ def test_configuration_of_other_origin_is_not_checked(configs, tmp_path, caplog)
 
 def test_package_of_the_running_version_passes(configs):
     write(configs.parent / "release.json", {"common_version": common.__version__})
-    initialize(configs / "train.json")
-    inference_config(configs.parent)
+    assert initialize(configs / "train.json").parser["max_epochs"] == TRAIN["max_epochs"]
+    assert inference_config(configs.parent)["bundle_root"] == str(configs.parent)
 
 
 def test_package_of_another_version_is_refused(configs):
