@@ -51,8 +51,7 @@ def departures(plan: Plan, results: Mapping[str, Any]) -> list[tuple[str, str]]:
 def changed_settings(plan: Plan) -> list[Change]:
     """Settings that overlays and command line give another value than the table's own files."""
     bundle, table = plan.table.bundle, plan.table
-    kept = [word for word in table.overlays if word not in plan.replaced_overlays]
-    own_files, kept_files = (_files(bundle, names, plan) for names in (table.overlays, kept))
+    own_files, kept_files = (_files(bundle, names, plan) for names in (table.overlays, plan.kept_overlays))
     new = _files(bundle, plan.shared_overlays, plan)[len(kept_files) :]
     settings, without, set_anew = (_merged(files, plan) for files in (own_files, kept_files, new))
     changes = []

@@ -95,10 +95,10 @@ def run_result(run: Run) -> dict[str, Any]:
     figures, cases, classes = {}, {}, {}
     for name in evaluations:
         if run.is_evaluated(name):
-            found, missing = _numbers(run, name)
+            report = _report(run, name)
+            found, missing = _numbers(run, name, report.get("classes"))
             figures |= found
             problems += [{"missing": missing, "log": str(run.evaluation_folder(name))}] if missing else []
-            report = _report(run, name)
             cases[name], classes[name] = report.get("cases"), report.get("classes", [])
     return {
         "row": run.row.id,
@@ -126,10 +126,12 @@ def _state(run: Run, training: Mapping[str, Any], evaluations: Mapping[str, Mapp
     return CUT_OFF if training else NOT_STARTED
 
 
-def _numbers(run: Run, evaluation: str) -> tuple[dict[str, float | None], list[str]]:
+def _numbers(
+    run: Run, evaluation: str, classes: Sequence[str] | None
+) -> tuple[dict[str, float | None], list[str]]:
     """Figures that an evaluation measured, in the paper's unit, and titles of those that it should have."""
     found, missing = {}, []
-    table, classes = run.plan.table, _report(run, evaluation).get("classes")
+    table = run.plan.table
     for figure in table.figures if classes is None else table.figures_of(classes):
         if not figure.column.is_measured or figure.column.evaluation != evaluation:
             continue

@@ -60,16 +60,17 @@ class Plan:
     repository: Path = REPOSITORY
 
     @property
-    def replaced_overlays(self) -> list[str]:
-        """Those of the table's data set, if another one was asked for."""
+    def kept_overlays(self) -> list[str]:
+        """Those of the table, without its data set if another one was asked for."""
         has_other_data = any(word.startswith(DATA_OVERLAY) for word in self.overlays)
-        return [word for word in self.table.overlays if has_other_data and word.startswith(DATA_OVERLAY)]
+        return [
+            word for word in self.table.overlays if not (has_other_data and word.startswith(DATA_OVERLAY))
+        ]
 
     @property
     def shared_overlays(self) -> list[str]:
         """Of all rows, in the order of merging."""
-        kept = [word for word in self.table.overlays if word not in self.replaced_overlays]
-        return [*kept, *self.overlays]
+        return [*self.kept_overlays, *self.overlays]
 
     @property
     def runs(self) -> list[Run]:

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from monai.data import MetaTensor, set_track_meta
 from monai.transforms import Compose, Invertd, Orientationd, Resized
-from torch.overrides import TorchFunctionMode
 
 from common.transforms import resize_in_slabs
 from common.transforms.resize_in_slabs import ResizeInSlabsd, SmoothedInSlabs
+from tests.helpers.slab_checks import Largest, traces
 
 # Sizes before and after: smaller, larger, one of each, one as it is, odd, one slice, one slice at a time.
 SIZES = {
@@ -39,13 +39,6 @@ def scan(size, seed=0, channels=1):
     affine[:3, 3] = random.normal(0, 100, 3)
     voxels = torch.as_tensor(random.normal(0, 300, (channels, *size)), dtype=torch.float32)
     return MetaTensor(voxels, affine, meta={"pixdim": np.array([1.0, 0.7, 1.3, 5.0]), "file": "a.nii"})
-
-
-def traces(image):
-    """What was done to an image, but for the identity of the transform."""
-    return [
-        {key: str(value) for key, value in item.items() if key != "id"} for item in image.applied_operations
-    ]
 
 
 def both(image, **arguments):
@@ -205,20 +198,6 @@ def test_maps_return_to_the_grid_of_the_scan_as_with_monai(name):
     assert returned[0].applied_operations == returned[1].applied_operations == []
 
 
-class Largest(TorchFunctionMode):
-    """Notes the most numbers in any padded tensor, which is what smoothing works on."""
-
-    def __init__(self):
-        super().__init__()
-        self.numbers = 0
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        found = func(*args, **(kwargs or {}))
-        if func is F.pad:
-            self.numbers = max(self.numbers, found.numel())
-        return found
-
-
 @pytest.mark.parametrize(("resize", "slices"), [(Resized, 12), (ResizeInSlabsd, 2)])
 def test_no_more_than_a_slab_is_smoothed(resize, slices):
     """40 x 30 x 12 to 20 x 15 x 12: sigma 1/2, 0 along Z, so kernels of 2 x 2 + 1 and, along Z, 3 weights.
@@ -227,7 +206,7 @@ def test_no_more_than_a_slab_is_smoothed(resize, slices):
     of two slices or one.
     """
     assert math.ceil(40 * 30 * 12 / resize_in_slabs.SLAB_VOXELS) == 10
-    with Largest() as found:
+    with Largest(lambda func, found: func is F.pad) as found:
         resize("image", (20, 15, -1), mode="bilinear", anti_aliasing=True)({"image": scan((40, 30, 12))})
     assert found.numbers == 44 * 34 * (slices + 2)
 

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, Orientationd, SaveImaged, Spacingd
-from torch.overrides import TorchFunctionMode
 
 from common.transforms import spacing_in_slabs
 from common.transforms.spacing_in_slabs import AffineGridsInSlabs, SpacingInSlabsd
+from tests.helpers.slab_checks import Largest, traces
 
 # Sizes and spacing of the scan; the target is 1 mm: finer, coarser, odd, one slice, one voxel wide, as it is.
 SCANS = {
@@ -38,13 +38,6 @@ def scan(size, spacing_mm, oblique, seed=0, channels=1):
     affine[:3, :3] = turn @ np.diag(spacing_mm)
     affine[:3, 3] = random.normal(0, 100, 3)
     return MetaTensor(torch.as_tensor(random.normal(0, 300, (channels, *size)), dtype=torch.float32), affine)
-
-
-def traces(image):
-    """What was done to an image, but for the identity of the transform."""
-    return [
-        {key: str(value) for key, value in item.items() if key != "id"} for item in image.applied_operations
-    ]
 
 
 def both(image, **arguments):
@@ -187,20 +180,6 @@ def test_other_threads_are_left_alone():
     assert isinstance(grid, torch.Tensor)
 
 
-class Largest(TorchFunctionMode):
-    """Notes the most float64 numbers in any tensor that a function of PyTorch gives."""
-
-    def __init__(self):
-        super().__init__()
-        self.numbers = 0
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        found = func(*args, **(kwargs or {}))
-        if isinstance(found, torch.Tensor) and found.dtype == torch.float64:
-            self.numbers = max(self.numbers, found.numel())
-        return found
-
-
 @pytest.fixture
 def slabs_of_1000(monkeypatch):
     monkeypatch.setattr(spacing_in_slabs, "SLAB_VOXELS", 1000)
@@ -214,7 +193,7 @@ def test_coordinates_are_never_more_than_those_of_a_slab(slabs_of_1000, spacing,
     1 of a homogeneous coordinate that is 3 x 370 x 4 = 4,440 numbers, a little more than the image has.
     """
     image = scan((40, 10, 10), (1.0, 1.0, 4.0), oblique=False)
-    with Largest() as found:
+    with Largest(lambda func, found: found.dtype == torch.float64) as found:
         resampled = spacing("image", pixdim=(1.0, 1.0, 1.0))({"image": image})["image"]
     assert resampled.shape == (1, 40, 10, 37)
     assert found.numbers == numbers
@@ -225,6 +204,6 @@ def test_nor_on_the_way_back(slabs_of_1000, spacing, numbers):
     """1 x 1 x 0.25 mm: 40 x 10 x 40 voxels have 48,000 coordinates; 16 slabs have 3 x 400 x 4 numbers."""
     there_and_back = spacing("image", pixdim=(1.0, 1.0, 1.0))
     data = there_and_back({"image": scan((40, 10, 40), (1.0, 1.0, 0.25), oblique=False)})
-    with Largest() as found:
+    with Largest(lambda func, found: found.dtype == torch.float64) as found:
         assert there_and_back.inverse(data)["image"].shape == (1, 40, 10, 40)
     assert found.numbers == numbers
